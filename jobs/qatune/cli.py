@@ -1,0 +1,186 @@
+"""The command line. Heavy modules are imported by the command that needs them."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qatune import __version__
+from qatune.errors import QatuneError, UsageError
+
+if TYPE_CHECKING:
+    from qatune.config import Recipe
+    from qatune.store.objects import Store
+
+STAGES = ("preprocess", "train", "generate", "evaluate")
+
+store_option = click.option(
+    "--store",
+    "store_uri",
+    default="./qatune-store",
+    envvar="QATUNE_STORE",
+    show_default=True,
+    help="Folder or s3://bucket/prefix.",
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qatune")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug lines.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Fine-tune a small language model on questions and answers, and measure whether it helped."""
+    context.obj = {"debug": debug}
+
+
+@cli.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@store_option
+@click.option("--run", "run_name", help="Name of the run in the store [default: the recipe's].")
+@set_option
+def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple[str, ...]) -> None:
+    """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
+    from pathlib import Path
+
+    recipe = _recipe(recipe_name, overrides)
+    name = run_name or Path(recipe_name).stem
+    store = _store(store_uri)
+    done = [_run_stage(stage, store, name, recipe) for stage in STAGES]
+    if not any(done):
+        click.echo(f"run {name!r} is complete already: nothing to do")
+    _say_where(store, name)
+
+
+def _stage_command(stage: str, doc: str) -> Callable[..., None]:
+    @cli.command(name=stage, help=doc)
+    @click.option("--run", "run_name", required=True, help="Name of the run in the store.")
+    @store_option
+    @click.option(
+        "--recipe",
+        "recipe_name",
+        envvar="QATUNE_RECIPE",
+        help="Recipe of a new run; a run that exists has its own.",
+    )
+    @set_option
+    def command(
+        run_name: str, store_uri: str, recipe_name: str | None, overrides: tuple[str, ...]
+    ) -> None:
+        from qatune.store import artifacts
+
+        store = _store(store_uri)
+        if recipe_name is None and overrides:
+            raise UsageError("--set changes a recipe that is given: add --recipe")
+        recipe = (
+            _recipe(recipe_name, overrides)
+            if recipe_name
+            else artifacts.bound_recipe(store, run_name)
+        )
+        if not _run_stage(stage, store, run_name, recipe):
+            click.echo(f"{stage} of run {run_name!r} is complete already: nothing to do")
+
+    return command
+
+
+_stage_command("preprocess", "Read, check, split and tokenize the rows.")
+_stage_command("train", "Train the adapter, or go on from its last checkpoint.")
+_stage_command("generate", "Answer the held-out questions with base and adapter.")
+_stage_command("evaluate", "Measure the answers and write the report.")
+
+
+@cli.command()
+@click.argument("run_name", metavar="RUN")
+@store_option
+@click.option("--output", default="report.html", show_default=True, help="File to write.")
+def report(run_name: str, store_uri: str, output: str) -> None:
+    """Write the page of RUN: one file that works offline."""
+    from pathlib import Path
+
+    from qatune.report.page import write_report
+
+    write_report(_store(store_uri), run_name, Path(output))
+    click.echo(output)
+
+
+@cli.command()
+@click.argument("run_name", metavar="RUN")
+@click.argument("question", required=False)
+@store_option
+def ask(run_name: str, question: str | None, store_uri: str) -> None:
+    """Let base and adapter of RUN answer QUESTION, side by side."""
+    from qatune.stages.ask import answer
+
+    answer(_store(store_uri), run_name, question)
+
+
+def _recipe(name: str, overrides: tuple[str, ...]) -> "Recipe":
+    from qatune import recipe
+
+    return recipe.load(name, overrides)
+
+
+def _store(uri: str) -> "Store":
+    from qatune.store.opening import open_store
+
+    return open_store(uri)
+
+
+def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe") -> bool:
+    """Run a stage unless its manifest says that it is complete; tell whether it ran."""
+    import importlib
+
+    import structlog
+
+    from qatune.store import artifacts
+
+    artifacts.bind_recipe(store, run_name, recipe)
+    if artifacts.is_complete(store, run_name, stage, recipe):
+        return False
+    with structlog.contextvars.bound_contextvars(stage=stage):
+        stage_run = artifacts.StageRun.open(store, run_name, stage, recipe)
+        importlib.import_module(f"qatune.stages.{stage}").run(stage_run)
+    return True
+
+
+def _say_where(store: "Store", run_name: str) -> None:
+    click.echo(f"report: {store.uri}/runs/{run_name}/evaluate/report.html")
+
+
+def main() -> None:
+    """Run the command line; turn every failure into one line and its exit code."""
+    debug = "--debug" in sys.argv[1:]
+    if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
+        from qatune import log
+
+        log.configure(debug=debug)
+    try:
+        code: Any = cli(standalone_mode=False)
+    except click.ClickException as error:
+        code = _fail(error.format_message(), UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted; run the same command again to go on", 75)
+    except QatuneError as error:
+        if debug:
+            raise
+        code = _fail(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        code = _fail(f"a bug: {type(error).__name__}: {text} (--debug shows where)", 70)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    """Say what happened where the user looks: the terminal, and the pod's termination message."""
+    import os
+    from pathlib import Path
+
+    click.echo(f"qatune: {message}", err=True)
+    termination = Path(os.environ.get("QATUNE_TERMINATION_LOG", "/dev/termination-log"))
+    if termination.is_file():
+        termination.write_text(f"{code}: {message}\n", encoding="utf-8")
+    return code

@@ -1,0 +1,90 @@
+"""The shapes of rows on their way through the stages."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+ROWS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # 1-based record of that file
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),  # prompt, answer, EOS
+        pa.field("answer_start", pa.int32(), nullable=False),  # index of the first answer token
+    ]
+)
+
+Reason = Literal[
+    "null",  # a column is missing, null, or an empty CSV cell
+    "empty_question",
+    "empty_answer",  # white space only
+    "undecodable",  # not UTF-8
+    "nul_byte",
+    "malformed",  # not a record: wrong number of cells, not a JSON object, not text
+    "duplicate",  # question and answer were there before
+    "duplicate_id",
+    "too_long",
+]
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A question and its answer as they stand in the file."""
+
+    file: str
+    row: int
+    """1-based record of that file; a header does not count."""
+    question: str
+    answer: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not used, and why."""
+
+    file: str
+    row: int
+    reason: Reason
+    question: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model made of one question."""
+
+    text: str
+    tokens: int
+    """Generated tokens, the end mark included."""
+    finish: Finish
+    nll: float | None
+    """Mean negative log-likelihood per token of the expected answer, its end mark included."""
+
+
+@dataclass(frozen=True)
+class AnsweredRow:
+    """A line of `generate/parts/`."""
+
+    id: str
+    question: str
+    expected: str | None
+    expected_tokens: int | None
+    prompt_tokens: int
+    base: Answer
+    adapter: Answer | None
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A line of `generate/errors/`: a row that got no answer, and why."""
+
+    id: str
+    question: str | None
+    code: str
+    message: str

@@ -1,0 +1,210 @@
+"""One stage of one run: what it may read, what it has written, and its end."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qatune import log, recipe
+from qatune.config import Recipe
+from qatune.errors import BadRecipeError, MissingInputError, UnavailableError
+from qatune.log import Progress
+from qatune.store import manifests
+from qatune.store.manifests import Manifest
+from qatune.store.objects import ObjectRef, Store, create_once, describe
+
+HEARTBEAT_SECONDS = 5.0
+
+
+def parents(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """Stages whose outputs this one reads, which its recipe decides."""
+    if stage == "train":
+        return ("preprocess",)
+    if stage == "generate":
+        rows = () if recipe.generate.input else ("preprocess",)
+        adapter = ("train",) if recipe.generate.adapter == "train" else ()
+        return rows + adapter
+    return {"preprocess": (), "evaluate": ("generate",)}[stage]
+
+
+def bind_recipe(store: Store, run: str, ours: Recipe) -> None:
+    """Tie the run's name to this recipe for good; raise BadRecipeError if it has another."""
+    key = f"runs/{run}/recipe.json"
+    if store.create(key, recipe.canonical(ours)):
+        return
+    theirs = recipe.parse(store.read(key), f"{store.uri}/{key}")
+    if theirs != ours:
+        raise BadRecipeError(
+            f"run {run!r} in {store.uri} already has another recipe "
+            f"({'; '.join(recipe.differences(theirs, ours)[:3])}); choose another --run"
+        )
+
+
+def bound_recipe(store: Store, run: str) -> Recipe:
+    """Return the recipe of a run that exists; raise MissingInputError if it does not."""
+    key = f"runs/{run}/recipe.json"
+    if store.stat(key) is None:
+        raise MissingInputError(f"{store.uri}: no run {run!r}; start it with qatune run")
+    return recipe.parse(store.read(key), f"{store.uri}/{key}")
+
+
+def is_complete(store: Store, run: str, stage: str, ours: Recipe) -> bool:
+    """Tell whether a stage's manifest is there, and of this recipe and these parents."""
+    found = manifests.load(store, run, stage)
+    if found is None:
+        return False
+    manifest, _ = found
+    expected = {name: _finished(store, run, name)[1] for name in parents(stage, ours)}
+    if manifest.recipe_sha256 != recipe.digest(ours) or dict(manifest.parents) != expected:
+        raise MissingInputError(
+            f"{store.uri}/{manifests.manifest_key(run, stage)}: belongs to another recipe or other "
+            "inputs than this run's; choose another --run"
+        )
+    return True
+
+
+def _finished(store: Store, run: str, stage: str) -> tuple[Manifest, str]:
+    found = manifests.load(store, run, stage)
+    if found is None:
+        raise MissingInputError(
+            f"{store.uri}: {stage} of run {run!r} is not complete; "
+            f"run it first: qatune {stage} --run {run}"
+        )
+    return found
+
+
+@dataclass
+class StageRun:
+    """A stage at work. Nothing it has written counts before `finish`."""
+
+    store: Store
+    run: str
+    stage: str
+    recipe: Recipe
+    upstream: Mapping[str, tuple[Manifest, str]]
+    device: str = "cpu"
+    counters: dict[str, int | float | str | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("queued", "loading", "working", "saving", "lost"), 0)
+    )
+    _inputs: dict[str, ObjectRef] = field(default_factory=dict)
+    _outputs: dict[str, ObjectRef] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, store: Store, run: str, stage: str, recipe: Recipe) -> "StageRun":
+        """Begin a stage; raise MissingInputError while a parent is incomplete."""
+        bind_recipe(store, run, recipe)
+        upstream = {name: _finished(store, run, name) for name in parents(stage, recipe)}
+        return cls(store, run, stage, recipe, upstream, notes=list(store.notes))
+
+    def key(self, name: str) -> str:
+        return f"runs/{self.run}/{self.stage}/{name}"
+
+    def parent(self, stage: str) -> Manifest:
+        return self.upstream[stage][0]
+
+    def create(self, name: str, source: bytes | Path) -> ObjectRef:
+        """Write one output. An equal one from an earlier attempt is fine, another is not."""
+        with self.timed("saving"):
+            ref = create_once(self.store, self.key(name), source)
+        self._outputs[ref.key] = ref
+        return ref
+
+    def adopt(self, name: str) -> ObjectRef:
+        """Count an output that an earlier attempt of this stage wrote."""
+        ref = describe(self.store, self.key(name))
+        self._outputs[ref.key] = ref
+        return ref
+
+    def used(self, refs: Sequence[ObjectRef]) -> None:
+        """Record what this stage has read: objects of the store, or files by their URI."""
+        self._inputs.update((ref.key, ref) for ref in refs)
+
+    def note(self, text: str) -> None:
+        """Record a fallback: in the log, in the manifest, in the report."""
+        log.get().warning(text)
+        self.notes.append(text)
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Add the time spent inside to `seconds[kind]`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.monotonic() - start
+
+    @contextmanager
+    def progress(self, label: str, total: int | None, unit: str) -> Iterator[Progress]:
+        """Show progress here and, every few seconds, as `progress.json` in the store."""
+        with log.progress(label, total, unit) as shown:
+            beat = _Heartbeat(self, shown, total, unit)
+            yield beat
+            beat.write()
+
+    def finish(self) -> Manifest:
+        """Write the manifest: from now on the stage is complete."""
+        manifest = Manifest(
+            run=self.run,
+            stage=self.stage,
+            recipe_sha256=recipe.digest(self.recipe),
+            parents={name: sha256 for name, (_, sha256) in self.upstream.items()},
+            inputs=[self._inputs[key] for key in sorted(self._inputs)],
+            outputs=[self._outputs[key] for key in sorted(self._outputs)],
+            counters=self.counters,
+            seconds={kind: round(spent, 3) for kind, spent in self.seconds.items()},
+            notes=self.notes,
+            versions=manifests.versions(),
+            device=self.device,
+            image=manifests.image(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        if not self.store.create(self.key("manifest.json"), manifests.encode(manifest)):
+            self._agree_with_winner(manifest)
+        return manifest
+
+    def _agree_with_winner(self, ours: Manifest) -> None:
+        """Another worker finished this stage first: its result must be ours."""
+        theirs, _ = _finished(self.store, self.run, self.stage)
+        same = ("recipe_sha256", "parents", "outputs")
+        if any(getattr(theirs, name) != getattr(ours, name) for name in same):
+            raise MissingInputError(
+                f"{self.store.uri}/{self.key('manifest.json')}: another worker finished this stage "
+                "with another result; choose another --run"
+            )
+
+
+class _Heartbeat:
+    """Passes progress on, and writes it to the store now and then."""
+
+    def __init__(self, stage: StageRun, shown: Progress, total: int | None, unit: str) -> None:
+        self._stage, self._shown, self._total, self._unit = stage, shown, total, unit
+        self._done, self._start = 0, time.monotonic()
+        self._next = self._start + HEARTBEAT_SECONDS
+
+    def advance(self, count: int = 1, **shown: float | str) -> None:
+        self._done += count
+        self._shown.advance(count, **shown)
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        self._next = time.monotonic() + HEARTBEAT_SECONDS
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        left = None if self._total is None else max(self._total - self._done, 0)
+        state = {
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+            "rate_per_second": round(rate, 3),
+            "eta_seconds": round(left / rate, 1) if left is not None and rate else None,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            self._stage.store.replace(self._stage.key("progress.json"), json.dumps(state).encode())
+        except UnavailableError as error:
+            log.get().warning("heartbeat not written", reason=str(error))

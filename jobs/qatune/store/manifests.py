@@ -1,0 +1,86 @@
+"""The manifest: a stage's last word. It exists exactly when the stage is complete."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qatune import __version__
+from qatune.errors import MissingInputError
+from qatune.store.objects import ObjectRef, Store
+
+LIBRARIES = (
+    "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "pyarrow",
+    "sacrebleu", "rouge-score",
+)  # fmt: skip
+
+
+class Manifest(BaseModel):
+    """What a stage read, wrote, counted and took."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    run: str
+    stage: str
+    recipe_sha256: str
+    parents: Mapping[str, str]
+    """SHA-256 of each parent stage's manifest."""
+    inputs: Sequence[ObjectRef]
+    outputs: Sequence[ObjectRef]
+    counters: Mapping[str, int | float | str | None]
+    seconds: Mapping[str, float]
+    """queued, loading, working, saving, lost."""
+    notes: Sequence[str]
+    """Fallbacks: what was asked for and what was done instead."""
+    versions: Mapping[str, str]
+    device: str
+    image: str | None
+    finished: str
+    """UTC, ISO 8601."""
+
+    def outputs_like(self, suffix: str = "", prefix: str = "") -> list[ObjectRef]:
+        """Outputs whose name below the stage's folder starts and ends so."""
+        head = f"runs/{self.run}/{self.stage}/{prefix}"
+        return [ref for ref in self.outputs if ref.key.startswith(head) and ref.key.endswith(suffix)]
+
+
+def manifest_key(run: str, stage: str) -> str:
+    return f"runs/{run}/{stage}/manifest.json"
+
+
+def encode(manifest: Manifest) -> bytes:
+    fields = manifest.model_dump(mode="json")
+    return (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def load(store: Store, run: str, stage: str) -> tuple[Manifest, str] | None:
+    """Return a stage's manifest with its SHA-256, or None while it is incomplete."""
+    key = manifest_key(run, stage)
+    if store.stat(key) is None:
+        return None
+    data = store.read(key)
+    try:
+        return Manifest.model_validate_json(data), hashlib.sha256(data).hexdigest()
+    except ValidationError:
+        raise MissingInputError(f"{store.uri}/{key}: not a manifest that qatune wrote") from None
+
+
+def versions() -> dict[str, str]:
+    """Version of the code, of Python and of each installed library that shapes a result."""
+    found = {"qatune": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def image() -> str | None:
+    """Return the container image that this runs in, as the pod's spec says."""
+    return os.environ.get("QATUNE_IMAGE")
