@@ -44,7 +44,9 @@ def tiny_llama(folder: Path) -> Path:
     tokenizer.train_from_iterator(
         TEXTS * 20,
         trainers.BpeTrainer(
-            vocab_size=384, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+            vocab_size=384,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -91,6 +91,7 @@ class StageRun:
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("queued", "loading", "working", "saving", "lost"), 0)
     )
+    _nested: float = 0.0
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)
     _outputs: dict[str, ObjectRef] = field(default_factory=dict)
 
@@ -131,12 +132,14 @@ class StageRun:
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
-        """Add the time spent inside to `seconds[kind]`."""
-        start = time.monotonic()
+        """Add the time spent inside to `seconds[kind]`, less what is timed within it."""
+        start, outer, self._nested = time.monotonic(), self._nested, 0.0
         try:
             yield
         finally:
-            self.seconds[kind] += time.monotonic() - start
+            spent = time.monotonic() - start
+            self.seconds[kind] += spent - self._nested
+            self._nested = outer + spent
 
     @contextmanager
     def progress(self, label: str, total: int | None, unit: str) -> Iterator[Progress]:

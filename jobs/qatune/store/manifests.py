@@ -46,7 +46,9 @@ class Manifest(BaseModel):
     def outputs_like(self, suffix: str = "", prefix: str = "") -> list[ObjectRef]:
         """Outputs whose name below the stage's folder starts and ends so."""
         head = f"runs/{self.run}/{self.stage}/{prefix}"
-        return [ref for ref in self.outputs if ref.key.startswith(head) and ref.key.endswith(suffix)]
+        return [
+            ref for ref in self.outputs if ref.key.startswith(head) and ref.key.endswith(suffix)
+        ]
 
 
 def manifest_key(run: str, stage: str) -> str:

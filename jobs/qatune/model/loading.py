@@ -1,0 +1,187 @@
+"""Base models and tokenizers from a local folder, quantized if the recipe says so."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from qatune import config
+from qatune.errors import BadRecipeError, MissingInputError
+from qatune.model import devices
+
+UNBOUNDED = 2**31 - 1
+_NF4_BLOCK = 64  # weights that share a quantization constant, in bitsandbytes
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: Any
+    """transformers' CausalLM in eval mode, quantized if asked, on its device."""
+    tokenizer: Any
+    """Fast tokenizer with a pad token (EOS where it has none)."""
+    device: str
+    """`cpu` or `cuda`."""
+    device_name: str
+    dtype: str
+    """float32, bfloat16 or float16: what the weights are held, or dequantized, in."""
+    positions: int
+    """The model's context length in tokens."""
+
+
+def quiet() -> None:
+    """Keep the libraries' bars and advice off the terminal; their errors still raise."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # It advises to fetch kernels from the hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft asks transformers for a property by its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def load_config(folder: Path) -> Any:
+    """Read a model's config.json. Raises MissingInputError."""
+    quiet()
+    if not (folder / "config.json").is_file():
+        raise MissingInputError(f"{folder}: not a model: there is no config.json")
+    try:
+        return AutoConfig.from_pretrained(folder, **_LOCAL)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingInputError(f"{folder}: unusable config.json: {_line(error)}") from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a fast tokenizer that can pad. Raises MissingInputError."""
+    quiet()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_LOCAL)
+    except Exception as error:  # the Rust tokenizers raise bare Exception for a corrupt file
+        raise MissingInputError(f"{folder}: no usable tokenizer: {_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise MissingInputError(f"{folder}: no fast tokenizer (tokenizer.json) for this model")
+    if tokenizer.eos_token_id is None:
+        raise MissingInputError(
+            f"{folder}: the tokenizer has no EOS token, so answers could never end; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def positions(model_config: Any) -> int:
+    """Context length in tokens; UNBOUNDED for a model without position limit."""
+    text = model_config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or UNBOUNDED)
+
+
+def resolve_dtype(asked: config.Dtype, note: Callable[[str], None]) -> str:
+    """Turn the recipe's dtype into the one to compute in on this device."""
+    native = devices.native_dtype()
+    if asked == "auto":
+        return native
+    if asked == "float16" and devices.device() == "cpu":
+        note(f"model.dtype float16 needs a GPU: {native} is used instead")
+        return native
+    return asked
+
+
+def load_model(
+    folder: Path,
+    spec: config.Model,
+    note: Callable[[str], None],
+    for_training: bool = False,
+) -> LoadedModel:
+    """Load model and tokenizer of a folder.
+
+    Raises MissingInputError for missing or corrupt files, BadRecipeError for a
+    quantization of weights that are quantized already.
+    """
+    model_config, tokenizer = load_config(folder), load_tokenizer(folder)
+    check_quantization(spec, model_config)
+    dtype = resolve_dtype(spec.dtype, note)
+    model = _load_weights(folder, spec, dtype)
+    _limit_repacking(model, for_training=for_training)
+    # Otherwise generate() warns of sampling settings of the folder that a recipe does not use.
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return LoadedModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        device=devices.device(),
+        device_name=devices.device_name(),
+        dtype=dtype,
+        positions=positions(model_config),
+    )
+
+
+def check_quantization(spec: config.Model, model_config: Any) -> None:
+    """Raise BadRecipeError for a quantization that cannot work, before weights are read."""
+    if getattr(model_config, "quantization_config", None) and spec.quantization != "none":
+        raise BadRecipeError(
+            f"recipe.model.quantization: {spec.source} is quantized already; set it to none"
+        )
+
+
+def _load_weights(folder: Path, spec: config.Model, dtype: str) -> Any:
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise MissingInputError(f"{folder}: no weights: neither *.safetensors nor *.bin is there")
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            device_map={"": devices.device()},
+            quantization_config=_quantization(spec, dtype),
+            output_loading_info=True,
+            **_LOCAL,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise MissingInputError(f"{folder}: weights cannot be loaded: {_line(error)}") from error
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        name, count = min(found["missing_keys"]), len(found["missing_keys"])
+        raise MissingInputError(f"{folder}: incomplete: {count} weights are missing, as {name}")
+    return model
+
+
+def _quantization(spec: config.Model, dtype: str) -> BitsAndBytesConfig | None:
+    if spec.quantization == "none":
+        return None
+    if spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=spec.double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def _limit_repacking(model: Any, *, for_training: bool) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference where that breaks something.
+
+    On AVX512-BF16 CPUs it does so at the first forward without gradients (the held-out loss),
+    and no gradient flows through the repacked weights afterwards. Rows that are not a multiple
+    of its block it cannot repack at all.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            whole_blocks = module.in_features % _NF4_BLOCK == 0
+            if for_training or not whole_blocks:
+                module.support_avx512bf16_for_cpu = False
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."  # noqa: PLR2004

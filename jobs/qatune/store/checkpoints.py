@@ -1,0 +1,116 @@
+"""Checkpoints of record: complete and verified, or not there.
+
+`<prefix>step-00000120/<attempt>/` holds the files of one checkpoint, and last its manifest with
+their hashes. Each save has a folder of its own: a retry meets no leftovers of a save that was
+cut off, and two trainers that do not know of each other cannot mix their files.
+"""
+
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qatune import log
+from qatune.errors import MissingInputError
+from qatune.store.objects import ObjectRef, Store, create_once, fetch
+
+_MANIFEST = "checkpoint.json"
+_FOLDER = re.compile(r"step-(\d{8})/([0-9a-f]{8})/")
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    step: int
+    made_for: str
+    files: list[ObjectRef]
+    """Keys are relative to the checkpoint's folder."""
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    step: int
+    folder: str
+    """Key prefix, with the slash at its end."""
+
+
+def save(store: Store, prefix: str, step: int, folder: Path, made_for: str) -> Checkpoint:
+    """Upload a folder; when this returns, the checkpoint is durable.
+
+    `made_for` names what the checkpoint can be used with: `newest` wants the same.
+    """
+    saved = Checkpoint(step, f"{prefix}step-{step:08d}/{uuid.uuid4().hex[:8]}/")
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        ref = create_once(store, saved.folder + name, path)
+        files.append(ObjectRef(name, ref.sha256, ref.size))
+    manifest = _Manifest(step=step, made_for=made_for, files=files)
+    create_once(store, saved.folder + _MANIFEST, manifest.model_dump_json(indent=1).encode())
+    return saved
+
+
+def newest(
+    store: Store, prefix: str, folder: Path, made_for: str
+) -> tuple[Checkpoint, Path] | None:
+    """Fetch the newest valid checkpoint below `folder`; warn of each one that is skipped."""
+    for found in sorted(_listed(store, prefix), reverse=True):
+        path = folder / found.folder.removeprefix(prefix)
+        try:
+            _fetch(store, found, path, made_for)
+        except MissingInputError as error:
+            log.get().warning("checkpoint skipped", checkpoint=found.folder, reason=str(error))
+        else:
+            return found, path
+    return None
+
+
+def prune(store: Store, prefix: str, saved: Checkpoint, keep: int) -> None:
+    """Delete all but the `keep` newest up to `saved`, which is complete.
+
+    Later steps are left alone: they belong to a trainer that is ahead of this one. So are
+    uploads under way at the same step.
+    """
+    listed = _listed(store, prefix)
+    complete = [found for found, whole in listed.items() if whole and found.step <= saved.step]
+    others = sorted((found for found in complete if found != saved), reverse=True)
+    for found in others[max(keep - 1, 0) :]:
+        _delete(store, found)
+    for found, whole in listed.items():
+        if not whole and found.step < saved.step:
+            _delete(store, found)
+
+
+def _listed(store: Store, prefix: str) -> dict[Checkpoint, bool]:
+    """Return every checkpoint's folder, and whether its manifest is there."""
+    listed: dict[Checkpoint, bool] = {}
+    for key in store.keys(prefix):
+        match = _FOLDER.match(key, len(prefix))
+        if match:
+            found = Checkpoint(int(match[1]), prefix + match[0])
+            whole = key == found.folder + _MANIFEST
+            listed[found] = listed.get(found, False) or whole
+    return listed
+
+
+def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str) -> None:
+    key = found.folder + _MANIFEST
+    if store.stat(key) is None:
+        raise MissingInputError("its upload was cut off")
+    try:
+        manifest = _Manifest.model_validate_json(store.read(key))
+    except ValidationError:
+        raise MissingInputError("its manifest is damaged") from None
+    if manifest.made_for != made_for or manifest.step != found.step:
+        raise MissingInputError("it belongs to another recipe or other rows")
+    for ref in manifest.files:
+        fetch(store, ObjectRef(found.folder + ref.key, ref.sha256, ref.size), folder / ref.key)
+
+
+def _delete(store: Store, found: Checkpoint) -> None:
+    """Delete the manifest first: what is half deleted must not look complete."""
+    for key in sorted(store.keys(found.folder), key=lambda key: key != found.folder + _MANIFEST):
+        store.delete(key)

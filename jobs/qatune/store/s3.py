@@ -1,0 +1,270 @@
+"""A store in a bucket of S3, or of a server that speaks its protocol."""
+
+import os
+import random
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from qatune import log
+from qatune.errors import (
+    MissingInputError,
+    NotAllowedError,
+    QatuneError,
+    UnavailableError,
+    UsageError,
+)
+from qatune.store.objects import ConflictError, NoSuchObjectError, Stat
+
+_PROBE = ".qatune-probe-"
+_ATTEMPTS = 5
+_AMAZON = re.compile(r"\.(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
+_FALLBACK = (
+    "the bucket ignores If-None-Match: objects are created by looking first, "
+    "so two writers of one object at the same moment are not told apart"
+)
+_DENIED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_DENIED |= {"ExpiredToken", "InvalidToken", "Forbidden", "Unauthorized"}
+
+
+class S3Store:
+    def __init__(self, uri: str) -> None:
+        self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self._bucket:
+            raise UsageError(f"{uri}: no bucket; write s3://bucket/prefix")
+        self.uri = uri.rstrip("/")
+        self.notes: list[str] = []
+        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        self._conditional: bool | None = None
+        self._bucket_seen = False
+        self._probing = threading.Lock()
+        with self._plain_errors():
+            self._client = _client()
+
+    def stat(self, key: str) -> Stat | None:
+        with self._plain_errors(key):
+            try:
+                found = self._client.head_object(**self._at(key))
+            except ClientError as error:
+                if _status(error) != HTTPStatus.NOT_FOUND:
+                    raise
+                self._check_bucket()
+                return None
+            return Stat(found["ContentLength"], found["ETag"])
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> bytes:
+        wanted: dict[str, str] = {} if etag is None else {"IfMatch": etag}
+        if start or length:
+            wanted["Range"] = f"bytes={start}-{start + length - 1 if length else ''}"
+        with self._plain_errors(key):
+            try:
+                data = self._body(key, wanted)
+            except ClientError as error:
+                if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+                    raise ConflictError(
+                        f"{self.uri}/{key}: changed while it was read; run again"
+                    ) from error
+                if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return b""
+                raise
+        return b"" if length == 0 else data
+
+    def _body(self, key: str, wanted: dict[str, str]) -> bytes:
+        """Read a whole answer; one that was cut short is asked for again."""
+        for attempt in range(_ATTEMPTS):
+            answer = self._client.get_object(**self._at(key), **wanted)
+            try:
+                data: bytes = answer["Body"].read()
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                if len(data) == answer["ContentLength"]:
+                    return data
+            _pause(attempt)
+        raise UnavailableError(f"{self.uri}/{key}: the server cuts its answers short; run again")
+
+    def create(self, key: str, source: bytes | Path) -> bool:
+        with self._plain_errors(key):
+            if self._honours_conditions():
+                return self._put(key, source, IfNoneMatch="*")
+            if self.stat(key) is not None:
+                return False
+            return self._put(key, source)
+
+    def replace(self, key: str, data: bytes) -> None:
+        with self._plain_errors(key):
+            self._put(key, data)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        with self._plain_errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if key and not key.endswith("/") and _PROBE not in key:
+                        yield key
+
+    def delete(self, key: str) -> None:
+        with self._plain_errors(key):
+            self._client.delete_object(**self._at(key))
+
+    def _put(self, key: str, source: bytes | Path, **condition: str) -> bool:
+        for attempt in range(_ATTEMPTS):
+            try:
+                if isinstance(source, bytes):
+                    self._client.put_object(**self._at(key), Body=source, **condition)
+                else:
+                    with source.open("rb") as file:
+                        self._client.put_object(**self._at(key), Body=file, **condition)
+            except ClientError as error:
+                if condition and _status(error) == HTTPStatus.PRECONDITION_FAILED:
+                    return False
+                # 409: another conditional write of this name is under way.
+                if (
+                    not condition
+                    or _status(error) != HTTPStatus.CONFLICT
+                    or attempt == _ATTEMPTS - 1
+                ):
+                    raise
+                _pause(attempt)
+            else:
+                return True
+        return False
+
+    def _honours_conditions(self) -> bool:
+        """Try once whether the server refuses to create what is there."""
+        with self._probing:
+            if self._conditional is None:
+                self._conditional = self._probe()
+                if not self._conditional:
+                    self.notes.append(_FALLBACK)
+                    log.get().warning(_FALLBACK, store=self.uri)
+        return self._conditional
+
+    def _probe(self) -> bool:
+        key = f"{_PROBE}{uuid.uuid4().hex}"
+        try:
+            self._put(key, b"", IfNoneMatch="*")
+            return not self._put(key, b"", IfNoneMatch="*")
+        except ClientError as error:
+            if _status(error) in {400, 501}:
+                return False
+            raise
+        finally:
+            # Who may not delete leaves an empty object that listings hide.
+            with suppress(ClientError, BotoCoreError):
+                self._client.delete_object(**self._at(key))
+
+    def _check_bucket(self) -> None:
+        """Tell a missing bucket from a missing object: a HEAD answers 404 to both."""
+        if self._bucket_seen:
+            return
+        try:
+            self._client.head_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            if _status(error) == HTTPStatus.NOT_FOUND:
+                raise self._no_bucket() from error
+        self._bucket_seen = True
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    @contextmanager
+    def _plain_errors(self, key: str = "") -> Iterator[None]:
+        where = f"{self.uri}/{key}" if key else self.uri
+        try:
+            yield
+        except ClientError as error:
+            raise self._explained(error, where) from error
+        except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+            raise NotAllowedError(f"{where}: no credentials; {_credentials_help()}") from error
+        except BotoCoreError as error:
+            reason = " ".join(str(error).split())
+            raise UnavailableError(f"{where}: {reason}; run the same command again") from error
+
+    def _explained(self, error: ClientError, where: str) -> QatuneError:
+        code, status = error.response["Error"].get("Code", ""), _status(error)
+        if code == "NoSuchBucket":
+            return self._no_bucket()
+        if code in _DENIED or status in {401, 403}:
+            return NotAllowedError(f"{where}: refused ({code}); {_credentials_help()}")
+        if status == HTTPStatus.NOT_FOUND:
+            return NoSuchObjectError(f"{where}: no such object")
+        return UnavailableError(
+            f"{where}: the server answered {code or status} after retries; "
+            "run the same command again"
+        )
+
+    def _no_bucket(self) -> MissingInputError:
+        return MissingInputError(
+            f"s3://{self._bucket}: no such bucket; create it, or correct the name"
+        )
+
+
+def _client() -> Any:
+    """Connect as the environment and the profile say; no request is made yet."""
+    session = boto3.Session()
+    # boto3 itself looks at AWS_DEFAULT_REGION alone, pods are given AWS_REGION.
+    region = os.environ.get("AWS_REGION") or session.region_name
+    client = session.client("s3", config=Config(**_settings()), region_name=region)
+    if _AMAZON.search(urlsplit(client.meta.endpoint_url).hostname or ""):
+        return client
+    # Other servers than Amazon's know neither the checksum trailers nor bucket host names.
+    compatible = _settings() | {
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "s3": {"addressing_style": "path"},
+    }
+    return session.client("s3", config=Config(**compatible), region_name=region or "us-east-1")
+
+
+def _settings() -> dict[str, Any]:
+    retries: dict[str, Any] = {"mode": os.environ.get("AWS_RETRY_MODE", "standard")}
+    if not os.environ.get("AWS_MAX_ATTEMPTS"):
+        retries["total_max_attempts"] = _ATTEMPTS
+    return {
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        "max_pool_connections": 32,
+        "retries": retries,
+    }
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(5.0, 0.2 * 2**attempt)))
+
+
+def _credentials_help() -> str:
+    return (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or the pod's identity), "
+        "and AWS_ENDPOINT_URL where the server is not Amazon's"
+    )

@@ -1,0 +1,85 @@
+import pytest
+
+from qatune.store import checkpoints
+from qatune.store.memory import MemoryStore
+
+PREFIX = "runs/r/train/checkpoints/"
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def save(store, tmp_path):
+    def saved(step, made_for="this"):
+        folder = tmp_path / f"local-{step}"
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_bytes(f"weights of {step}".encode())
+        (folder / "state").write_bytes(b"state")
+        return checkpoints.save(store, PREFIX, step, folder, made_for)
+
+    return saved
+
+
+def newest(store, tmp_path, made_for="this"):
+    found = checkpoints.newest(store, PREFIX, tmp_path / "fetched", made_for)
+    return None if found is None else (found[0].step, (found[1] / "weights").read_text())
+
+
+def steps(store):
+    return sorted({int(key.split("step-")[1][:8]) for key in store.keys(PREFIX)})
+
+
+def test_there_is_none_at_first(store, tmp_path):
+    assert newest(store, tmp_path) is None
+
+
+def test_the_newest_comes_back_whole(store, save, tmp_path):
+    save(9)
+    save(120)
+    assert newest(store, tmp_path) == (120, "weights of 120")
+
+
+def test_a_torn_one_is_passed_over_and_can_be_saved_again(store, save, tmp_path):
+    save(1)
+    torn = save(2)
+    store.delete(torn.folder + "checkpoint.json")
+    assert newest(store, tmp_path) == (1, "weights of 1")
+    save(2)
+    assert newest(store, tmp_path) == (2, "weights of 2")
+
+
+@pytest.mark.parametrize("name", ["weights", "checkpoint.json"])
+@pytest.mark.parametrize("damage", [lambda data: b"\0" + data[1:], lambda data: data[:-1]])
+def test_a_damaged_one_is_passed_over_and_named(store, save, tmp_path, capsys, *, name, damage):
+    save(1)
+    key = save(2).folder + name
+    store.replace(key, damage(store.read(key)))
+    assert newest(store, tmp_path) == (1, "weights of 1")
+    assert "step-00000002" in "".join(capsys.readouterr())
+
+
+def test_a_missing_file_is_damage(store, save, tmp_path):
+    store.delete(save(1).folder + "state")
+    assert newest(store, tmp_path) is None
+
+
+def test_one_of_another_recipe_is_not_used(store, save, tmp_path):
+    save(1, made_for="another")
+    assert newest(store, tmp_path) is None
+
+
+def test_pruning_keeps_the_newest(store, save):
+    saved = [save(step) for step in (1, 2, 3, 4)]
+    checkpoints.prune(store, PREFIX, saved[-1], keep=2)
+    assert steps(store) == [3, 4]
+
+
+def test_pruning_clears_torn_ones_away_but_not_those_of_a_trainer_ahead(store, save):
+    store.delete(save(1).folder + "checkpoint.json")
+    save(9)
+    store.delete(save(8).folder + "checkpoint.json")
+    checkpoints.prune(store, PREFIX, save(2), keep=1)
+    assert steps(store) == [2, 8, 9]

@@ -1,0 +1,179 @@
+"""A bucket that misbehaves: every answer that a client must not take as it is."""
+
+import pytest
+
+from qatune.errors import NotAllowedError, UnavailableError
+from qatune.store.objects import CHUNK_BYTES, NoSuchObjectError, create_once, fetch
+from qatune.store.opening import open_store
+from qatune.store.sources import data_files, model_folder
+from tests.support import faulty_s3
+from tests.support.faulty_s3 import Fault
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """The server, and an environment that names nothing else."""
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with faulty_s3.running() as server:
+        for name, value in KEYS.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        yield server
+
+
+@pytest.fixture
+def store(server):
+    return open_store("s3://bucket")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_stumble_is_passed_over(server, store, tmp_path, status, from_file):
+    (tmp_path / "file").write_bytes(b"content")
+    server.faults += [Fault(method, status, times=2) for method in ("PUT", "HEAD", "GET", "DELETE")]
+    ref = create_once(store, "x", tmp_path / "file" if from_file else b"content")
+    assert store.stat("x").size == ref.size
+    assert store.read("x") == b"content"
+    assert list(store.keys("")) == ["x"]
+    store.delete("x")
+    assert server.objects == {}
+    assert not any(fault.times for fault in server.faults)
+
+
+def test_a_server_that_stays_down(server, store, monkeypatch):
+    server.faults.append(Fault("GET", 503, "ServiceUnavailable", times=99))
+    with pytest.raises(UnavailableError, match="ServiceUnavailable after retries"):
+        store.read("x")
+    assert server.count("GET", "x") == 5
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_body_cut_short_is_read_again(server, store, keep):
+    server.objects["x"] = b"0123456789"
+    server.faults.append(Fault("GET", keep=keep, times=2))
+    assert store.read("x", 2, 6) == b"234567"
+    assert server.count("GET", "x") == 3
+    server.faults.append(Fault("GET", keep=keep, times=99))
+    with pytest.raises(UnavailableError):
+        store.read("x")
+
+
+def test_a_write_that_succeeded_but_was_answered_with_an_error(server, store):
+    server.faults.append(Fault("PUT", 500, after=True))
+    assert create_once(store, "x", b"content").size == 7
+    assert server.objects["x"] == b"content"
+
+
+def test_a_bucket_that_ignores_conditions_is_noted(server, store):
+    server.conditional = False
+    assert store.create("x", b"first")
+    assert not store.create("x", b"second")
+    assert store.read("x") == b"first"
+    assert len(store.notes) == 1
+    assert "If-None-Match" in store.notes[0]
+    assert list(server.objects) == ["x"]
+
+
+def test_another_conditional_write_under_way(server, store):
+    server.faults.append(Fault("PUT", 409, "ConditionalRequestConflict", times=2))
+    assert store.create("x", b"content")
+    assert server.objects["x"] == b"content"
+    server.faults.append(Fault("PUT", 409, "ConditionalRequestConflict", after=True))
+    assert create_once(store, "y", b"content").size == 7
+
+
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "GET", "DELETE"])
+def test_what_is_refused_is_not_asked_for_again(server, store, method):
+    calls = {"PUT": lambda key: store.create(key, b""), "HEAD": store.stat}
+    calls |= {"GET": store.read, "DELETE": store.delete}
+    server.faults.append(Fault(method, 403, "AccessDenied", times=99))
+    with pytest.raises(NotAllowedError, match="AWS_ACCESS_KEY_ID"):
+        calls[method]("x")
+    assert server.count(method, "x") == 1
+
+
+def test_no_credentials(server, monkeypatch):
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    with pytest.raises(NotAllowedError, match="no credentials; set AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket").stat("x")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(NotAllowedError, match="nobody|AWS_PROFILE"):
+        open_store("s3://bucket").stat("x")
+
+
+@pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile"])
+def test_a_custom_endpoint_gets_plain_requests(server, monkeypatch, tmp_path, where):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    if where == "profile":
+        (tmp_path / "config").write_text(f"[profile lab]\nendpoint_url = {server.endpoint}\n")
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+    else:
+        monkeypatch.setenv(where, server.endpoint)
+    assert open_store("s3://bucket/p").create("x", b"content")
+    assert server.objects == {"p/x": b"content"}
+    names = {name.lower() for headers in server.headers for name in headers}
+    assert not any("checksum" in name or name == "x-amz-trailer" for name in names)
+
+
+def test_a_model_is_fetched_in_blocks_of_one_version(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("QATUNE_CACHE", str(tmp_path / "cache"))
+    weights = bytes(range(251)) * 80_000
+    server.objects |= {"m/config.json": b"{}", "m/model.safetensors": weights, "m/empty": b""}
+    server.faults += [Fault("GET", 500), Fault("GET", keep=1000, times=2)]
+    folder = model_folder("s3://bucket/m", None).path
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert (folder / "empty").read_bytes() == b""
+    read = [each for each in server.headers if "Range" in each]
+    assert {each["Range"] for each in read} >= {f"bytes=0-{CHUNK_BYTES - 1}"}
+    assert all("If-Match" in each for each in read)
+
+
+def test_of_two_downloads_at_once_the_slower_takes_the_result_of_the_other(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("QATUNE_CACHE", str(tmp_path))
+    server.objects |= {"m/config.json": b"{}", "m/model.safetensors": b"weights"}
+    others = []
+    other = Fault("GET", call=lambda: others.append(model_folder("s3://bucket/m", None)))
+    # The first GET is the listing; the second waits until somebody else is done.
+    server.faults += [Fault("GET"), other]
+    found = model_folder("s3://bucket/m", None)
+    assert others == [found]
+    assert [path.name for path in found.path.parent.iterdir()] == [found.path.name]
+
+
+def test_a_download_that_fails_leaves_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("QATUNE_CACHE", str(tmp_path))
+    server.objects |= {"m/config.json": b"{}", "m/model.safetensors": b"weights"}
+    server.faults += [Fault("GET"), Fault("GET", 403, "AccessDenied")]
+    with pytest.raises(NotAllowedError):
+        model_folder("s3://bucket/m", None)
+    assert list((tmp_path / "s3").iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_read(server, store):
+    server.objects["a.csv"] = bytes(CHUNK_BYTES + 1)
+    (file,) = data_files("s3://bucket/a.csv", None)
+    with file.open() as opened:
+        server.objects["a.csv"] = bytes(CHUNK_BYTES + 2)
+        with pytest.raises(NoSuchObjectError.__base__, match="changed"):
+            opened.read()
+
+
+def test_a_missing_file_to_upload_is_no_fault_of_the_server(store, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        store.create("x", tmp_path / "none")
+    assert list(store.keys("")) == []
+
+
+def test_an_object_is_fetched_whole_or_not_at_all(server, store, tmp_path):
+    ref = create_once(store, "x", b"content")
+    server.faults.append(Fault("GET", keep=2))
+    assert fetch(store, ref, tmp_path / "x").read_bytes() == b"content"

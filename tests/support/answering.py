@@ -1,0 +1,85 @@
+"""Runs of tiny models that are ready to answer: rows held out, an adapter trained."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from qatune.config import Columns, Data, Generate, Lora, Model, Recipe
+from qatune.data.prompts import Template
+from qatune.data.records import ROWS
+from qatune.data.requests import Question
+from qatune.model import adapters
+from qatune.model.answering import encode
+from qatune.model.loading import LoadedModel, load_model, load_tokenizer
+from qatune.store.artifacts import StageRun
+from qatune.store.objects import describe_source
+
+RUN = "tiny"
+
+
+def load(folder: Path, **spec) -> LoadedModel:
+    return load_model(folder, Model(source=str(folder), **{"dtype": "float32"} | spec), print)
+
+
+def random_adapter(folder: Path, into: Path, quantization: str = "none") -> Path:
+    """Save an adapter for the model in `folder` that changes every answer."""
+    loaded = load(folder)
+    model = adapters.create(loaded.model, Lora(r=8, lora_alpha=64), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            weights.data.normal_(generator=generator)
+    refs = [describe_source(path.name, path) for path in sorted(folder.iterdir())]
+    digest = adapters.base_digest(refs)
+    base = adapters.Base(str(folder), None, digest, quantization, loaded.dtype)
+    adapters.save(model, loaded.tokenizer, base, "card", into)
+    return into
+
+
+def recipe(folder: Path, model: dict | None = None, **generate) -> Recipe:
+    settings = {"max_new_tokens": 8, "batch_size": 4, "chunk_rows": 3} | generate
+    return Recipe(
+        model=Model(source=str(folder), **{"dtype": "float32"} | (model or {})),
+        data=Data(source="unused.csv", columns=Columns()),
+        generate=Generate(**settings),
+    )
+
+
+def hold_out(store, ours: Recipe, pairs, folder: Path) -> None:
+    """Complete the preprocess stage with these (question, answer) rows."""
+    tokenizer, template = load_tokenizer(folder), Template.of(ours.data)
+    rows = []
+    for number, (question, answer) in enumerate(pairs, start=1):
+        asked = Question(str(number), question, 1, expected=answer)
+        row = encode(asked, tokenizer, template)
+        ids = [*row.prompt_ids, *row.expected_ids]
+        rows.append(
+            {
+                "id": str(number), "file": "unused.csv", "row": number, "question": question,
+                "answer": answer, "input_ids": ids, "answer_start": len(row.prompt_ids),
+            }
+        )  # fmt: skip
+    stage = StageRun.open(store, RUN, "preprocess", ours)
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist(rows, ROWS), sink)
+    stage.create("test-00000.parquet", sink.getvalue().to_pybytes())
+    stage.finish()
+
+
+def train(store, ours: Recipe, adapter: Path) -> None:
+    """Complete the train stage with this adapter."""
+    stage = StageRun.open(store, RUN, "train", ours)
+    for path in sorted(adapter.iterdir()):
+        stage.create(f"adapter/{path.name}", path)
+    stage.finish()
+
+
+def prepared(store, folder: Path, trained: Path | None, pairs, **generate) -> StageRun:
+    """Open the generate stage of a run whose earlier stages are complete."""
+    ours = recipe(folder, **generate)
+    hold_out(store, ours, pairs, folder)
+    if trained:
+        train(store, ours, trained)
+    return StageRun.open(store, RUN, "generate", ours)

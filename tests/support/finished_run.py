@@ -1,0 +1,143 @@
+"""A finished run without a model: real manifests, made-up rows."""
+
+import json
+import math
+from dataclasses import asdict
+
+from qatune.config import Data, Generate, Model, Recipe
+from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.stages import evaluate
+from qatune.store.artifacts import StageRun
+from qatune.store.objects import NoSuchObjectError, Stat
+
+RUN = "finished"
+HOSTILE = "</script><script>alert(1)</script><!-- <b>bold</b> 🙂 שלום \u2028 \x00 " + "x" * 3000
+
+
+class DictStore:
+    """Objects in memory."""
+
+    def __init__(self):
+        self.uri, self.notes, self.objects = "dict:", [], {}
+
+    def stat(self, key):
+        data = self.objects.get(key)
+        return None if data is None else Stat(len(data), str(hash(data)))
+
+    def read(self, key, start=0, length=None, *, etag=None):
+        if key not in self.objects:
+            raise NoSuchObjectError(key)
+        return self.objects[key][start : None if length is None else start + length]
+
+    def create(self, key, source):
+        if key in self.objects:
+            return False
+        self.objects[key] = source if isinstance(source, bytes) else source.read_bytes()
+        return True
+
+    def replace(self, key, data):
+        self.objects[key] = data
+
+    def keys(self, prefix):
+        return iter([key for key in self.objects if key.startswith(prefix)])
+
+    def delete(self, key):
+        self.objects.pop(key, None)
+
+
+def answered(count=240, adapter=True, expected=True):
+    """Rows of which every 5th is worse under the adapter, every 7th cut, every 40th empty."""
+    rows = []
+    for number in range(1, count + 1):
+        right = f"Return the value of item {number}, or None where there is none. " * (
+            number % 4 + 1
+        )
+        loss = 2.1 + math.sin(number) / 3
+        better = loss + (0.2 if number % 5 == 0 else -0.4)
+        finish = "length" if number % 7 == 0 else "stop"
+        text = "" if number % 40 == 0 else f"It returns item {number}."
+        base = Answer(
+            f"I think item {number} is a thing. " * 3, 24, "length", loss if expected else None
+        )
+        ours = Answer(text, 9, finish, better if expected else None)
+        if number == 3:
+            ours = Answer(HOSTILE, 99, "stop", better if expected else None)
+        rows.append(
+            AnsweredRow(
+                str(number), f"What does function_{number} do?", right if expected else None,
+                12 * (number % 4 + 1) if expected else None, 9, base, ours if adapter else None,
+            )
+        )  # fmt: skip
+    return rows
+
+
+FAILED = [FailedRow("900", "A question <too> long", "too_long", "fills the whole context")]
+
+
+def recipe(adapter=True):
+    generate = Generate(adapter="train" if adapter else "none")
+    return Recipe(
+        model=Model(source="models/base"), data=Data(source="rows.csv"), generate=generate
+    )
+
+
+def lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def answers_only(store, rows, failed=(), *, adapter=True):
+    """Complete every stage before evaluate, and open that one."""
+    ours = recipe(adapter)
+    _preprocess(StageRun.open(store, RUN, "preprocess", ours))
+    if adapter:
+        _train(StageRun.open(store, RUN, "train", ours))
+    stage = StageRun.open(store, RUN, "generate", ours)
+    for part in range(0, max(len(rows), 1), 64):
+        chunk = [asdict(row) for row in rows[part : part + 64]]
+        stage.create(f"parts/part-00000-{part // 64:05d}.jsonl", lines(chunk))
+    if failed:
+        stage.create("errors/part-00000-00000.jsonl", lines(asdict(row) for row in failed))
+    stage.counters = {"rows": len(rows) + len(failed), "answers": len(rows), "errors": len(failed)}
+    stage.finish()
+    return StageRun.open(store, RUN, "evaluate", ours)
+
+
+def finished(store, rows=None, failed=FAILED, *, adapter=True):
+    rows = answered(adapter=adapter) if rows is None else rows
+    evaluate.run(answers_only(store, rows, failed, adapter=adapter))
+    return store
+
+
+def _preprocess(stage):
+    edges = list(range(0, 1225, 25))
+    counts = [int(900 * math.exp(-(((edge - 260) / 170) ** 2))) for edge in edges[:-1]]
+    shown = {"edges": edges, "counts": counts, "rows": sum(counts)}
+    shown |= {"min": 12, "max": 1190, "mean": 271.2, "p50": 262, "p90": 480, "p99": 700}
+    lengths = {"unit": "tokens", "limit": 1024, "tokens": shown, "characters": shown}
+    stage.create("lengths.json", json.dumps(lengths).encode())
+    stage.counters = {
+        "rows_read": 5000,
+        "rows_kept": 4990,
+        "rejected_null": 4,
+        "rejected_too_long": 6,
+    }
+    stage.seconds["working"] = 12.3
+    stage.finish()
+
+
+def _train(stage):
+    steps = []
+    for step in range(121):
+        if step % 30 == 0:
+            steps.append(
+                {"step": step, "heldout_loss": 1.7 + 0.4 * 0.96**step, "heldout_tokens": 900}
+            )
+        if step:
+            rate = 1e-4 * (1 + math.cos(step / 120 * math.pi))
+            loss = 1.6 + 0.6 * 0.97**step + 0.08 * math.sin(step * 9)
+            steps.append({"step": step, "epoch": step / 120, "loss": loss, "tokens": 700,
+                          "learning_rate": rate, "grad_norm": 0.3})  # fmt: skip
+    stage.create("metrics.jsonl", lines(steps))
+    stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703}
+    stage.note("paged_adamw_32bit needs a GPU: adamw_torch is used")
+    stage.finish()
