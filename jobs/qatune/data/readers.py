@@ -1,0 +1,306 @@
+"""Rows of CSV, JSONL and Parquet files: each record is a SourceRow or a Rejected one.
+
+Readers hold one record (CSV, JSONL) or one small batch (Parquet) at a time. A record that cannot
+be used is rejected alone; a file that cannot be read is a BadDataError that names it.
+"""
+
+import csv
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader, RawIOBase, TextIOWrapper
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from qatune.config import Columns
+from qatune.data.archives import (
+    ARCHIVES,
+    archive_suffix,
+    content_name,
+    damage_named,
+    decompressed,
+)
+from qatune.data.records import Reason, Rejected, SourceRow
+from qatune.errors import BadDataError
+
+RECORD_BYTES = 64 * 1024 * 1024
+"""A longer record is taken for damage, not for a row."""
+_PARQUET_ROWS = 256
+_NEWLINE = re.compile(r"\r\n?|\n")
+_BOM = b"\xef\xbb\xbf"
+
+Record = SourceRow | Rejected
+Reader = Callable[[BufferedReader, str, Columns], Iterator[Record]]
+
+
+def format_suffix(name: str) -> str | None:
+    """Return `.csv` of `rows.csv.gz`; None where no reader knows the file's format."""
+    plain = name[: len(name) - len(archive_suffix(name))]
+    suffix = PurePath(plain).suffix.lower()
+    return suffix if suffix in _READERS else None
+
+
+def read_rows(
+    file: BinaryIO | RawIOBase, name: str, where: str, columns: Columns
+) -> Iterator[Record]:
+    """Read a file whose `name` tells format and compression; `where` names it in messages."""
+    suffix = format_suffix(name)
+    if suffix is None:
+        raise BadDataError(f"{where}: unknown kind of file; {known_names()}")
+    archive = ARCHIVES.get(archive_suffix(name))
+    kind = f"{archive}-compressed {suffix[1:]}" if archive else suffix[1:]
+    with damage_named(where, kind):
+        content = decompressed(file, name)
+        if archive and suffix == ".parquet":
+            content = _seekable(content)
+        yield from _READERS[suffix](content, where, columns)
+
+
+def needs_seeking(name: str) -> bool:
+    """Tell whether the reader jumps about in the file as it stands."""
+    return format_suffix(name) == ".parquet" and not archive_suffix(name)
+
+
+def known_names() -> str:
+    return f"its name must end in {', '.join(_READERS)}, plain or with {', '.join(ARCHIVES)}"
+
+
+def _record(where: str, row: int, texts: Sequence[Any]) -> Record:
+    """Check question, answer and, where a column holds one, the id of a record."""
+    reason = _fault(texts)
+    if reason is None:
+        return SourceRow(where, row, *texts)
+    shown = [text if isinstance(text, str) else None for text in texts[:2]]
+    return Rejected(where, row, reason, *shown)
+
+
+def _fault(texts: Sequence[Any]) -> Reason | None:
+    if None in texts or (len(texts) > 2 and texts[2] == ""):  # noqa: PLR2004
+        return "null"
+    if not all(isinstance(text, str) for text in texts):
+        return "malformed"
+    if not all(_is_unicode(text) for text in texts):
+        return "undecodable"
+    if any("\0" in text for text in texts):
+        return "nul_byte"
+    if not texts[0].strip():
+        return "empty_question"
+    return None if texts[1].strip() else "empty_answer"
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell bytes that were not UTF-8, and lone surrogates of JSON, from text."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _missing_column(where: str, name: str, field: str, found: Sequence[str]) -> BadDataError:
+    names = ", ".join(found)
+    names = names if len(names) <= 200 else names[:197] + "..."  # noqa: PLR2004
+    # Names may hold bytes that no terminal takes.
+    names = names.encode("ascii", "backslashreplace").decode() if not names.isprintable() else names
+    return BadDataError(
+        f"column {name!r} not found in {where}; it has: {names}; set data.columns.{field}"
+    )
+
+
+def _places(where: str, columns: Columns, found: Sequence[str]) -> list[int]:
+    """Find question, answer and, if asked for, id among the columns of a file."""
+    places = []
+    for field, name in columns.model_dump().items():
+        if name is None:
+            continue
+        if name not in found:
+            raise _missing_column(where, name, field, found)
+        if found.count(name) > 1:
+            raise BadDataError(f"{where}: column {name!r} is there twice; rename one of them")
+        places.append(found.index(name))
+    return places
+
+
+def _refuse_other_content(file: BufferedReader, where: str, kind: str) -> bytes:
+    """Return the first bytes of a text file; raise where they show another format."""
+    head = file.peek(16)
+    if not head:
+        raise BadDataError(f"{where}: the file is empty")
+    if other := content_name(head):
+        raise BadDataError(f"{where}: this is a {other} file, not {kind}; rename it or convert it")
+    return head
+
+
+class _Lines:
+    """Physical lines of a text file, watched: how many, how long a record, and the end."""
+
+    def __init__(self, file: BufferedReader, where: str) -> None:
+        self._text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._where = where
+        self.record_starts = 1
+        self.ended = False
+        self._number = 0
+        self._length = 0
+
+    def __iter__(self) -> Iterator[str]:
+        readline = self._text.readline
+        while line := readline(RECORD_BYTES):
+            self._number += 1
+            self._length += len(line)
+            if self._length >= RECORD_BYTES:
+                raise BadDataError(
+                    f"{self._where}: the record that starts in line {self.record_starts} goes on "
+                    f"for more than {RECORD_BYTES >> 20} MiB: is a quote never closed there?"
+                )
+            yield line
+        self.ended = True
+
+    def next_record(self) -> None:
+        self.record_starts = self._number + 1
+        self._length = 0
+
+
+def read_csv(file: BufferedReader, where: str, columns: Columns) -> Iterator[Record]:
+    """Read the csv module's default dialect, with a header."""
+    _refuse_other_content(file, where, "CSV")
+    csv.field_size_limit(RECORD_BYTES)
+    lines = _Lines(file, where)
+    cells = csv.reader(lines)
+    header = next((record for record in cells if record), [])
+    _refuse_open_quote(lines, header, cells, where)
+    places = _places(where, columns, header)
+    lines.next_record()
+    row = 0
+    for record in cells:
+        _refuse_open_quote(lines, record, cells, where)
+        lines.next_record()
+        if not record:  # a blank line
+            continue
+        row += 1
+        if len(record) != len(header):
+            texts = [record[place] if place < len(record) else None for place in places[:2]]
+            yield Rejected(where, row, "malformed", *texts)
+        else:
+            # An empty cell is how CSV writes a null.
+            yield _record(where, row, [record[place] or None for place in places])
+
+
+def _refuse_open_quote(lines: _Lines, record: list[str], cells: Any, where: str) -> None:
+    """Raise if the file's end closed the record: then a quote in it never was."""
+    if not lines.ended or not record:
+        return
+    newlines = len(_NEWLINE.findall(record[-1])) - record[-1].endswith(("\r", "\n"))
+    opened = cells.line_num - newlines
+    raise BadDataError(
+        f"{where}: the quote that opens in line {opened} is never closed; "
+        "close it, or write it twice inside a quoted cell"
+    )
+
+
+def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[Record]:
+    """Read one JSON object a line; blank lines do not count."""
+    head = _refuse_other_content(file, where, "JSONL")
+    if head.removeprefix(_BOM).lstrip().startswith(b"["):
+        raise BadDataError(f"{where}: this is one JSON array; write one object a line")
+    names = [name for name in columns.model_dump().values() if name is not None]
+    found: dict[str, None] = {}
+    row = 0
+    for line in _byte_lines(file):
+        if not line.strip():
+            continue
+        row += 1
+        fields = _json_object(line)
+        if isinstance(fields, str):
+            yield Rejected(where, row, fields, line[:800].decode(errors="replace"))
+            continue
+        if len(found) < 1000:  # noqa: PLR2004  # names for the message, not all of a hostile file
+            found.update(dict.fromkeys(fields))
+        found.update((name, None) for name in names if name in fields)
+        yield _record(where, row, [_id_or_text(fields, name, columns) for name in names])
+    if found:
+        _places(where, columns, list(found))
+
+
+def _byte_lines(file: BufferedReader) -> Iterator[bytes]:
+    """Split into lines; of one that is too long the end is skipped, so that it cannot parse."""
+    line = file.readline(RECORD_BYTES).removeprefix(_BOM)
+    while line:
+        yield line
+        while len(line) >= RECORD_BYTES and not line.endswith(b"\n"):
+            line = file.readline(RECORD_BYTES)
+        line = file.readline(RECORD_BYTES)
+
+
+def _json_object(line: bytes) -> dict[str, Any] | Reason:
+    try:
+        fields = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return "undecodable"
+    except (ValueError, RecursionError):
+        return "nul_byte" if b"\0" in line else "malformed"
+    return fields if isinstance(fields, dict) else "malformed"
+
+
+def _id_or_text(fields: dict[str, Any], name: str, columns: Columns) -> Any:
+    value = fields.get(name)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if name == columns.id and is_number else value
+
+
+def read_parquet(file: BufferedReader, where: str, columns: Columns) -> Iterator[Record]:
+    """Read text columns; an id may be a whole number, too."""
+    if not file.peek(1):
+        raise BadDataError(f"{where}: the file is empty")
+    source = parquet.ParquetFile(file)
+    schema = source.schema_arrow
+    places = _places(where, columns, schema.names)
+    for place in places:
+        _check_type(where, schema.field(place), is_id=schema.names[place] == columns.id)
+    names = [schema.names[place] for place in places]
+    row = 0
+    for batch in source.iter_batches(_PARQUET_ROWS, columns=names):
+        for texts in zip(*(_texts(batch.column(name)) for name in names), strict=True):
+            row += 1
+            yield _record(where, row, texts)
+
+
+def _seekable(file: BufferedReader) -> BufferedReader:
+    """Unpack a compressed file to a temporary one: Parquet is read from its end."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  # it goes when the reader lets go of it
+    shutil.copyfileobj(file, copy, 1 << 20)
+    copy.seek(0)
+    return BufferedReader(copy)
+
+
+def _check_type(where: str, field: pa.Field, *, is_id: bool) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return
+    if is_id and pa.types.is_integer(kind):
+        return
+    raise BadDataError(f"{where}: column {field.name!r} is {field.type}, not text; convert it")
+
+
+def _texts(column: Any) -> list[str | None]:
+    """Texts of a column; bytes that are not UTF-8 stay recognizable, as in CSV."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(kind):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    raw = column.cast(kind).cast(pa.large_binary()).to_pylist()
+    return [None if text is None else text.decode(errors="surrogateescape") for text in raw]
+
+
+_READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_jsonl,
+    ".parquet": read_parquet,
+}

@@ -1,0 +1,62 @@
+"""Which rows are held out: a pure function of the rows, the size asked for and the seed."""
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from qatune.config import Split
+from qatune.errors import BadDataError
+
+
+def group_hash(question: str, seed: int) -> int:
+    """64 bits that are equal for questions that differ in case or white space only."""
+    normal = " ".join(question.casefold().split())
+    key = seed.to_bytes(16, "little", signed=True)
+    return int.from_bytes(blake2b(normal.encode(), digest_size=8, key=key).digest(), "little")
+
+
+def held_out(split: Split, rows: int, groups: Sequence[int] | Any) -> Any:
+    """Mark the held-out rows: an array of `rows` booleans.
+
+    `groups` holds a `group_hash` for each row; method `shuffle` needs none. Raises BadDataError
+    where one side would be empty.
+    """
+    asked = _asked(split, rows)
+    if split.method == "shuffle":
+        return _shuffled(rows, asked, split.seed)
+    return _grouped(np.asarray(groups, dtype=np.uint64), asked)
+
+
+def _asked(split: Split, rows: int) -> int:
+    """Return the number of rows to hold out, rounded as datasets does."""
+    size = split.test_size
+    asked = math.ceil(size * rows) if isinstance(size, float) else int(size)
+    if not 0 < asked < rows:
+        raise BadDataError(
+            f"data.split.test_size {size} of {rows} kept rows leaves nothing to learn from; "
+            "give more rows or a smaller data.split.test_size"
+        )
+    return asked
+
+
+def _shuffled(rows: int, asked: int, seed: int) -> Any:
+    """Hold out what datasets' train_test_split(test_size, seed) puts into `test`."""
+    mask = np.zeros(rows, dtype=bool)
+    mask[np.random.default_rng(seed).permutation(rows)[:asked]] = True
+    return mask
+
+
+def _grouped(groups: Any, asked: int) -> Any:
+    """Hold out the groups of smallest hash, as many as come nearest to the size asked for."""
+    hashes, sizes = np.unique(groups, return_counts=True)
+    if len(hashes) < 2:  # noqa: PLR2004
+        raise BadDataError(
+            "all kept rows have the same question, so none can be held out; "
+            "give more rows or set data.split.method to shuffle"
+        )
+    sums = np.cumsum(sizes)[:-1]  # the last group always stays for training
+    last = hashes[int(np.argmin(np.abs(sums - asked)))]
+    return groups <= last

@@ -1,0 +1,265 @@
+"""Train the adapter, or go on from its last checkpoint exactly where it was."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from qatune import interruption, log, recipe
+from qatune.errors import BadDataError, InterruptedRunError, QatuneError
+from qatune.model import adapters, card, checks, devices, trainer
+from qatune.model.journal import Journal, write_tensorboard
+from qatune.model.loading import LoadedModel, load_config, load_model
+from qatune.model.recorder import METRICS, Recorder, Uploads
+from qatune.model.scoring import Row
+from qatune.store import checkpoints, sources
+from qatune.store.artifacts import StageRun
+from qatune.store.objects import fetch
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Columns input_ids and answer_start of all training rows, and the held-out ones."""
+
+    train: pa.Table
+    lengths: np.ndarray
+    heldout: list[Row]
+    limit: int
+    """Tokens of a row that are used."""
+
+
+def run(stage: StageRun) -> None:
+    spec = stage.recipe.model
+    with tempfile.TemporaryDirectory(prefix="qatune-train-") as name, stage.timed("working"):
+        scratch = Path(name)
+        with stage.timed("loading"):
+            found = sources.model_folder(spec.source, spec.revision)
+            rows = _checked_rows(stage, load_config(found.path), scratch)
+            files = adapters.describe_files(
+                found.path, f"{found.source}@{found.revision}" if found.revision else found.source
+            )
+            stage.used(files)
+            loaded = load_model(found.path, spec, stage.note, for_training=True)
+        base = adapters.Base(
+            found.source,
+            found.revision,
+            adapters.base_digest(files),
+            spec.quantization,
+            loaded.dtype,
+        )
+        model = adapters.create(loaded.model, stage.recipe.train.lora, stage.recipe.train.seed)
+        _describe_model(stage, loaded, model)
+        journal = Journal(scratch / METRICS)
+        _train(stage, model, loaded, rows=rows, journal=journal, scratch=scratch)
+        _count(stage, rows, journal)
+        _write_outputs(stage, model, loaded, base=base, journal=journal, scratch=scratch)
+    stage.finish()
+
+
+def _checked_rows(stage: StageRun, model_config: Any, scratch: Path) -> _Rows:
+    """Read the rows and find what would fail later, before any weights are read."""
+    train = stage.recipe.train
+    checks.check_target_modules(train.lora.target_modules, checks.skeleton(model_config))
+    table = _read_rows(stage, "train-", scratch)
+    heldout = _read_rows(stage, "test-", scratch)
+    if not len(table):
+        raise BadDataError("there is no row to train on: all were rejected or are held out")
+    limit = checks.sequence_limit(train.max_length, model_config)
+    if limit < train.max_length:
+        stage.note(f"train.max_length {train.max_length} is capped to the model's {limit}")
+    lengths = _lengths(table)
+    for part in (table, heldout):
+        checks.check_lengths(_lengths(part), model_config)
+        checks.check_vocabulary(_largest_id(part), model_config)
+    if train.completion_only_loss:
+        checks.check_supervised(lengths, table["answer_start"].to_numpy(), limit)
+    cut = int((lengths > limit).sum())
+    stage.counters["truncated_rows"] = cut
+    if cut:
+        stage.note(f"{cut} rows are cut to {limit} tokens: they lose the end of their answer")
+    return _Rows(table, lengths, _scoring_rows(heldout), limit)
+
+
+def _read_rows(stage: StageRun, prefix: str, scratch: Path) -> pa.Table:
+    """Fetch and verify the parquet parts of one side of the split."""
+    refs = stage.parent("preprocess").outputs_like(".parquet", prefix)
+    stage.used(refs)
+    columns = {"input_ids": pa.list_(pa.int32()), "answer_start": pa.int32()}
+    tables = [pa.schema(columns).empty_table()]
+    for ref in refs:
+        path = fetch(stage.store, ref, scratch / "rows" / ref.key.rsplit("/", 1)[-1])
+        tables.append(pq.read_table(path, columns=list(columns)).cast(pa.schema(columns)))
+        path.unlink()
+    return pa.concat_tables(tables)
+
+
+def _lengths(table: pa.Table) -> np.ndarray:
+    lengths: np.ndarray = pc.list_value_length(table["input_ids"]).to_numpy()
+    return lengths
+
+
+def _largest_id(table: pa.Table) -> int:
+    return pc.max(pc.list_flatten(table["input_ids"])).as_py() or 0
+
+
+def _scoring_rows(table: pa.Table) -> list[Row]:
+    starts = table["answer_start"].to_pylist()
+    return [
+        (ids.values.to_numpy(), start)
+        for ids, start in zip(table["input_ids"], starts, strict=True)
+    ]
+
+
+def _describe_model(stage: StageRun, loaded: LoadedModel, model: Any) -> None:
+    trainable, total = adapters.parameter_counts(model)
+    footprint = int(model.get_memory_footprint())
+    stage.device = loaded.device_name
+    stage.counters |= {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "memory_footprint_bytes": footprint,
+    }
+    log.get().info(
+        "model", trainable=trainable, parameters=total, footprint_bytes=footprint,
+        dtype=loaded.dtype, quantization=stage.recipe.model.quantization, device=loaded.device_name,
+    )  # fmt: skip
+
+
+def _train(
+    stage: StageRun,
+    model: Any,
+    loaded: LoadedModel,
+    *,
+    rows: _Rows,
+    journal: Journal,
+    scratch: Path,
+) -> None:
+    """Train to the last step; raise InterruptedRunError if a signal came before it."""
+    train, prefix = stage.recipe.train, stage.key("checkpoints/")
+    steps = trainer.total_steps(len(rows.train), train)
+    made_for = f"{recipe.digest(stage.recipe)} {stage.upstream['preprocess'][1]}"
+    found = checkpoints.newest(stage.store, prefix, scratch / "resumed", made_for)
+    start = found[0].step if found else 0
+    if found:
+        shutil.copyfile(found[1] / METRICS, journal.path)
+        log.get().info("going on from a checkpoint", step=start, of=steps)
+    stage.counters["resumed_from_step"] = start
+
+    def send(step: int, folder: Path) -> None:
+        saved = checkpoints.save(stage.store, prefix, step, folder, made_for)
+        checkpoints.prune(stage.store, prefix, saved, train.save_total_limit)
+
+    with (
+        interruption.watched() as stop,
+        stage.progress("training", steps, "steps") as progress,
+        _closing(Uploads(send)) as uploads,
+    ):
+        recorder = Recorder(
+            journal,
+            rows.heldout,
+            train=train,
+            pad_id=loaded.tokenizer.pad_token_id,
+            uploads=uploads,
+            interruption=stop,
+            progress=progress,
+        )
+        taught = trainer.AdapterTrainer(
+            model,
+            datasets.Dataset(rows.train),
+            rows.lengths.tolist(),
+            train=train,
+            args=trainer.settings(
+                train,
+                optim=trainer.optimizer_name(train.optim, loaded.device, stage.note),
+                loaded=loaded,
+                steps=steps,
+                folder=scratch / "checkpoints",
+            ),
+            tokenizer=loaded.tokenizer,
+            limit=rows.limit,
+            callbacks=[recorder],
+        )
+        recorder.trainer = taught
+        if not found:
+            recorder.measure(model, 0)
+        progress.advance(start)
+        began = time.monotonic()
+        if found and start >= steps:
+            taught.load_adapter(found[1])
+        else:
+            taught.train(resume_from_checkpoint=str(found[1]) if found else None)
+        uploads.wait()
+        done = max(taught.state.global_step, start)
+        if done < steps:
+            _stop(stage, done, steps, moved=uploads.durable > start)
+        _count_speed(stage, len(rows.train), done - start, time.monotonic() - began)
+
+
+@contextmanager
+def _closing(uploads: Uploads) -> Iterator[Uploads]:
+    try:
+        yield uploads
+    finally:
+        uploads.close()
+
+
+def _stop(stage: StageRun, done: int, steps: int, *, moved: bool) -> None:
+    if not moved:
+        raise QatuneError(f"stopped at step {done} of {steps} without progress since the start")
+    raise InterruptedRunError(
+        f"stopped at step {done} of {steps}, saved; run the same command again to go on: "
+        f"qatune train --run {stage.run}"
+    )
+
+
+def _count_speed(stage: StageRun, rows: int, steps: int, seconds: float) -> None:
+    """Rows per second of this start; a run that went on has counted its earlier ones."""
+    train = stage.recipe.train
+    in_step = min(train.per_device_train_batch_size * train.gradient_accumulation_steps, rows)
+    stage.counters["samples_per_second"] = round(steps * in_step / max(seconds, 1e-9), 3)
+
+
+def _count(stage: StageRun, rows: _Rows, journal: Journal) -> None:
+    lines = journal.lines()
+    steps = [line for line in lines if "loss" in line]
+    heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
+    stage.counters |= {
+        "steps": len(steps),
+        "epochs": round(steps[-1]["epoch"], 6),
+        "rows": len(rows.train),
+        "tokens": int(np.minimum(rows.lengths, rows.limit).sum()),
+        "supervised_tokens": sum(line["tokens"] for line in steps),
+        "train_loss": sum(line["loss"] for line in steps) / len(steps),
+        "heldout_rows": len(rows.heldout),
+        "heldout_loss_before": heldout[0] if heldout else None,
+        "heldout_loss_after": heldout[-1] if heldout else None,
+        "peak_memory_bytes": devices.peak_memory_bytes(),
+    }
+
+
+def _write_outputs(
+    stage: StageRun,
+    model: Any,
+    loaded: LoadedModel,
+    *,
+    base: adapters.Base,
+    journal: Journal,
+    scratch: Path,
+) -> None:
+    stage.create(METRICS, journal.path)
+    events = write_tensorboard(journal.lines(), scratch / "tensorboard")
+    stage.create(f"tensorboard/{events.name}", events)
+    text = card.model_card(stage.recipe, base, stage.counters)
+    folder = scratch / "adapter"
+    for path in adapters.save(model, loaded.tokenizer, base, text, folder):
+        stage.create(f"adapter/{path.relative_to(folder).as_posix()}", path)

@@ -1,0 +1,465 @@
+import gzip
+import json
+import os
+import signal
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from tests.support import answering, tiny
+
+from qatune.errors import BadDataError, InterruptedRunError, MissingInputError, QatuneError
+from qatune.model.engines import StaticEngine
+from qatune.model.scoring import score
+from qatune.stages import generate
+from qatune.store import manifests
+from qatune.store.artifacts import StageRun
+from qatune.store.memory import MemoryStore
+
+MAKERS = {"gpt2": tiny.tiny_gpt2, "llama": tiny.tiny_llama}
+PAIRS = [
+    ("What does textwrap.dedent do?", "Remove common leading whitespace."),
+    ("def add", "def add(first, second):\n    return first + second"),
+    ("short", "é ü 漢"),
+    ("a much longer question, " * 3, "yes"),
+    ("five", "5"),
+    ("six", "6"),
+    ("seven", "7 " * 40),
+]
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def folder(request, tmp_path_factory):
+    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def adapter(folder, tmp_path_factory):
+    return answering.random_adapter(folder, tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def llama_adapter(llama, tmp_path_factory):
+    return answering.random_adapter(llama, tmp_path_factory.mktemp("adapter"))
+
+
+def outputs(store):
+    """What the stage wrote, by name: the manifest has times in it, the rest may not."""
+    head = f"runs/{answering.RUN}/generate/"
+    written = {key.removeprefix(head): store.read(key) for key in store.keys(head)}
+    return {
+        name: data
+        for name, data in written.items()
+        if name not in ("manifest.json", "progress.json")
+    }
+
+
+def lines(store, prefix):
+    named = outputs(store)
+    return [
+        json.loads(line)
+        for name in sorted(named)
+        if name.startswith(prefix)
+        for line in named[name].splitlines()
+    ]
+
+
+def run(store, folder, trained, pairs=PAIRS, **settings):
+    stage = answering.prepared(store, folder, trained, pairs, **settings)
+    generate.run(stage)
+    return stage
+
+
+def from_file(store, folder, path, **settings):
+    ours = answering.recipe(folder, input=str(path), **{"adapter": "none"} | settings)
+    stage = StageRun.open(store, answering.RUN, "generate", ours)
+    generate.run(stage)
+    return stage
+
+
+def test_every_held_out_row_is_answered_by_base_and_adapter(folder, adapter):
+    store = MemoryStore()
+    stage = run(store, folder, adapter)
+    rows = lines(store, "parts/")
+    assert [(row["question"], row["expected"]) for row in rows] == PAIRS
+    assert [row["id"] for row in rows] == [str(number) for number in range(1, 8)]
+    assert list(rows[0]) == [
+        "id", "question", "expected", "expected_tokens", "prompt_tokens", "base", "adapter",
+    ]  # fmt: skip
+    assert all(row["base"]["text"] != row["adapter"]["text"] for row in rows)
+    assert all(0 < row[one]["tokens"] <= 8 for row in rows for one in ("base", "adapter"))
+    assert sorted(outputs(store)) == [f"parts/part-00000-0000{n}.jsonl" for n in range(3)]
+    manifest, _ = manifests.load(store, answering.RUN, "generate")
+    assert {ref.key.split("/", 3)[-1] for ref in manifest.outputs} == set(outputs(store))
+    counters = manifest.counters
+    assert (counters["rows"], counters["answers"], counters["errors"]) == (7, 7, 0)
+    assert counters["base_tokens"] == sum(row["base"]["tokens"] for row in rows)
+    assert counters["adapter_tokens"] == sum(row["adapter"]["tokens"] for row in rows)
+    assert counters["prompts_per_second"] > 0
+    assert any(ref.key.endswith("model.safetensors") for ref in manifest.inputs)
+    assert any("train/adapter/" in ref.key for ref in manifest.inputs)
+    assert any(ref.key.endswith("test-00000.parquet") for ref in manifest.inputs)
+    assert stage.seconds["loading"] > 0
+
+
+def test_likelihood_is_that_of_the_expected_answer_with_its_end(llama, llama_adapter):
+    store = MemoryStore()
+    run(store, llama, llama_adapter)
+    row = lines(store, "parts/")[1]
+    loaded = answering.load(llama)
+    ids = loaded.tokenizer("### Question: def add\n### Answer:")["input_ids"]
+    answer = loaded.tokenizer(" " + PAIRS[1][1], add_special_tokens=False)["input_ids"]
+    whole = torch.tensor([[*ids, *answer, loaded.tokenizer.eos_token_id]])
+    with torch.no_grad():
+        logs = loaded.model(whole).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+    expected = -logs.gather(1, whole[0, len(ids) :, None]).mean()
+    assert row["prompt_tokens"] == len(ids)
+    assert row["expected_tokens"] == len(answer) + 1
+    assert row["base"]["nll"] == pytest.approx(float(expected), rel=1e-5)
+    assert row["adapter"]["nll"] != row["base"]["nll"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_do_not_depend_on_batch_or_chunk(folder, adapter, temperature):
+    def answers(batch_size, chunk_rows):
+        store = MemoryStore()
+        sizes = {"batch_size": batch_size, "chunk_rows": chunk_rows}
+        run(store, folder, adapter, temperature=temperature, seed=5, **sizes)
+        rows = lines(store, "parts/")
+        for row in rows:
+            for one in ("base", "adapter"):
+                row[one]["nll"] = pytest.approx(row[one]["nll"], rel=1e-4)
+        return rows
+
+    assert answers(1, 1) == answers(4, 7) == answers(16, 2)
+
+
+def test_the_seed_changes_sampled_answers(llama):
+    texts = []
+    for seed in (1, 2):
+        store = MemoryStore()
+        run(store, llama, None, adapter="none", temperature=1.0, seed=seed)
+        texts.append([row["base"]["text"] for row in lines(store, "parts/")])
+    assert texts[0] != texts[1]
+
+
+def test_without_training_the_base_answers_alone(llama):
+    store = MemoryStore()
+    stage = run(store, llama, None, adapter="none")
+    assert set(stage.upstream) == {"preprocess"}
+    assert [row["adapter"] for row in lines(store, "parts/")] == [None] * 7
+
+
+def test_an_adapter_may_come_from_a_folder(llama, llama_adapter):
+    ours, other = MemoryStore(), MemoryStore()
+    run(ours, llama, llama_adapter)
+    run(other, llama, None, adapter=str(llama_adapter))
+    assert outputs(ours) == outputs(other)
+
+
+def test_rows_that_cannot_be_answered_are_errors_and_lose_no_other(folder, adapter):
+    positions = answering.load(folder).positions
+    bad = [
+        ("word " * positions, "too long"),
+        ("\x1b[31mred", "control"),
+        ("fits", "x " * positions),
+    ]
+    store = MemoryStore()
+    stage = run(store, folder, adapter, [*PAIRS[:2], *bad, *PAIRS[2:]], chunk_rows=4)
+    errors = {row["id"]: row["code"] for row in lines(store, "errors/")}
+    assert errors == {"3": "context_full", "4": "control_characters"}
+    rows = {row["id"]: row for row in lines(store, "parts/")}
+    assert len(rows) == 8
+    assert rows["5"]["base"]["nll"] is None  # prompt and expected answer exceed the positions
+    assert stage.counters["errors"] == 2
+    plain = MemoryStore()
+    run(plain, folder, adapter)
+    good = [row["base"]["text"] for row in lines(plain, "parts/")]
+    assert [rows[name]["base"]["text"] for name in ("1", "2", *"6789", "10")] == good
+
+
+def test_an_exception_costs_the_row_that_provokes_it(llama, monkeypatch):
+    expected = MemoryStore()
+    run(expected, llama, None, adapter="none")
+    complete = StaticEngine._complete
+
+    def failing(self, batch):
+        if any(request.id == "5" for request in batch):
+            raise RuntimeError("poison")
+        return complete(self, batch)
+
+    monkeypatch.setattr(StaticEngine, "_complete", failing)
+    store = MemoryStore()
+    run(store, llama, None, adapter="none")
+    (error,) = lines(store, "errors/")
+    assert (error["id"], error["question"], error["code"], error["message"]) == (
+        "5", "five", "engine_error", "poison",
+    )  # fmt: skip
+    good = [row for row in lines(expected, "parts/") if row["id"] != "5"]
+    assert [row["base"]["text"] for row in lines(store, "parts/")] == [
+        row["base"]["text"] for row in good
+    ]
+
+
+def test_a_row_that_cannot_be_scored_is_an_error_alone(llama, monkeypatch):
+    def failing(model, rows, **settings):
+        if any(len(ids) - start > 30 for ids, start in rows):
+            raise RuntimeError("poison")
+        return score(model, rows, **settings)
+
+    monkeypatch.setattr("qatune.model.answering.score", failing)
+    store = MemoryStore()
+    run(store, llama, None, adapter="none")
+    assert {row["id"] for row in lines(store, "errors/")} == {
+        str(number)
+        for number, (_, answer) in enumerate(PAIRS, start=1)
+        if len(answering.load_tokenizer(llama)(" " + answer)["input_ids"]) > 30
+    }
+    assert len(lines(store, "errors/")) + len(lines(store, "parts/")) == 7
+
+
+def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
+    def failing(self, batch):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(StaticEngine, "_complete", failing)
+    store = MemoryStore()
+    with pytest.raises(QatuneError, match=r"fails for every question.*no kernel image"):
+        run(store, llama, None, adapter="none")
+    assert outputs(store) == {}
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("survivor", [0, 1, 2])
+def test_after_a_kill_only_the_missing_parts_are_computed(
+    llama, llama_adapter, monkeypatch, survivor
+):
+    """Die in turn before the first part, between error file and part, and after a part."""
+    pairs = [*PAIRS[:4], (" \t", "an empty question"), *PAIRS[4:]]
+    whole, store = MemoryStore(), MemoryStore()
+    run(whole, llama, llama_adapter, pairs)
+    stage = answering.prepared(store, llama, llama_adapter, pairs)
+    create = stage.create
+
+    def killed(name, source):
+        if name == generate._part(survivor):
+            raise KilledError
+        return create(name, source)
+
+    monkeypatch.setattr(stage, "create", killed)
+    with pytest.raises(KilledError):
+        generate.run(stage)
+    left = outputs(store)
+    asked = []
+    complete = StaticEngine._complete
+
+    def counting(self, batch):
+        asked.extend(request.id for request in batch if request.adapter)
+        return complete(self, batch)
+
+    monkeypatch.setattr(StaticEngine, "_complete", counting)
+    generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
+    assert sorted(asked, key=int) == [str(n) for n in range(1 + 3 * survivor, 9) if n != 5]
+    assert outputs(store) == outputs(whole)
+    assert left.items() <= outputs(whole).items()
+    assert manifests.load(store, answering.RUN, "generate")[0].outputs == (
+        manifests.load(whole, answering.RUN, "generate")[0].outputs
+    )
+
+
+def test_a_signal_saves_what_is_done_and_says_how_to_go_on(llama, monkeypatch):
+    store = MemoryStore()
+    stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
+    complete = StaticEngine._complete
+
+    def interrupted(self, batch):
+        if any(request.id == "4" for request in batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return complete(self, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    with pytest.raises(InterruptedRunError, match="stopped after 3 of 7 rows, saved; run the same"):
+        generate.run(stage)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list(outputs(store)) == ["parts/part-00000-00000.jsonl"]
+    monkeypatch.undo()
+    generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
+    assert len(lines(store, "parts/")) == 7
+
+
+def test_a_second_signal_ends_at_once(llama, monkeypatch):
+    stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
+
+    def interrupted(self, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still running")
+
+    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate.run(stage)
+
+
+def test_a_part_of_another_input_is_found(llama):
+    store = MemoryStore()
+    stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
+    store.create(
+        stage.key(generate._part(1)), b'{"id": "99", "base": {"tokens": 1}, "adapter": null}\n'
+    )
+    with pytest.raises(QatuneError, match=r"part-00000-00001.jsonl: the ledger is wrong: row '4'"):
+        generate.run(stage)
+    assert manifests.load(store, answering.RUN, "generate") is None
+
+
+def test_a_file_of_questions_needs_no_answers(llama, tmp_path):
+    path = tmp_path / "asked.csv"
+    path.write_text("question\nfirst\n\x01\nthird\n", encoding="utf-8")
+    store = MemoryStore()
+    stage = from_file(store, llama, path)
+    assert stage.upstream == {}
+    rows = lines(store, "parts/")
+    assert [(row["id"], row["question"], row["expected"]) for row in rows] == [
+        ("1", "first", None),
+        ("3", "third", None),
+    ]
+    assert {row["base"]["nll"] for row in rows} == {None}
+    assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [
+        ("2", "control_characters")
+    ]
+    assert any("no column 'answer'" in note for note in stage.notes)
+    manifest, _ = manifests.load(store, answering.RUN, "generate")
+    assert str(path) in {ref.key for ref in manifest.inputs}
+
+
+def test_a_file_may_have_some_answers_and_bad_rows(llama, tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_bytes(
+        b'{"question": "one", "answer": "1"}\n{"question": "two"}\nnot json\n'
+        b'{"question": "", "answer": "4"}\n{"question": "five", "answer": ""}\n'
+    )
+    store = MemoryStore()
+    from_file(store, llama, path)
+    assert [(row["id"], row["expected"]) for row in lines(store, "parts/")] == [
+        ("1", "1"),
+        ("2", None),
+        ("5", None),
+    ]
+    assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [
+        ("3", "malformed"),
+        ("4", "empty_question"),
+    ]
+
+
+def test_an_id_that_is_there_twice_is_an_error(llama, tmp_path):
+    path = tmp_path / "asked.csv"
+    path.write_text("key,question\na,one\nb,two\na,three\n", encoding="utf-8")
+    ours = answering.recipe(llama, input=str(path), adapter="none")
+    columns = ours.data.columns.model_copy(update={"id": "key"})
+    ours = ours.model_copy(update={"data": ours.data.model_copy(update={"columns": columns})})
+    store = MemoryStore()
+    generate.run(StageRun.open(store, answering.RUN, "generate", ours))
+    assert [row["id"] for row in lines(store, "parts/")] == ["a", "b"]
+    (error,) = lines(store, "errors/")
+    assert (error["id"], error["question"], error["code"]) == ("row-3", "three", "duplicate_id")
+
+
+def test_a_file_without_rows_or_questions_is_refused(llama, tmp_path):
+    for name, text, reason in (
+        ("header.csv", "question,answer\n", "no rows to answer"),
+        ("other.csv", "text\nx\n", "column 'question' not found"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadDataError, match=reason):
+            from_file(MemoryStore(), llama, tmp_path / name)
+
+
+def request(custom_id, content, **body):
+    body = {"model": "m", "messages": [{"role": "user", "content": content}], **body}
+    entry = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(entry).encode() + b"\n"
+
+
+def test_openai_batches_are_read_and_written(llama, llama_adapter, tmp_path):
+    path = tmp_path / "batch.jsonl"
+    path.write_bytes(
+        request("a", "five", max_tokens=3)
+        + request("b", "five", temperature=1.0, seed=4)
+        + request("a", "again")
+        + b"{\n"
+        + request("c", "many", n=2)
+        + request("d", "word " * 300)
+    )
+    store = MemoryStore()
+    stage = from_file(store, llama, path, adapter=str(llama_adapter))
+    assert (stage.counters["answers"], stage.counters["errors"]) == (2, 4)
+    parts = {row["id"]: row for row in lines(store, "parts/")}
+    for one in ("base", "adapter"):
+        written = lines(store, f"openai/{one}")
+        assert [row["custom_id"] for row in written] == ["a", "b", "a", None, "c", "d"]
+        assert [(row["error"] or {}).get("code") for row in written] == [
+            None, None, "duplicate_id", "malformed", "unsupported", "context_full",
+        ]  # fmt: skip
+        assert all((row["response"] is None) != (row["error"] is None) for row in written)
+        body = written[0]["response"]["body"]
+        assert body["choices"][0]["message"]["content"] == parts["a"][one]["text"]
+        assert body["usage"]["completion_tokens"] <= 3
+    again = MemoryStore()
+    from_file(again, llama, path, adapter=str(llama_adapter), batch_size=1)
+    assert outputs(again) == outputs(store)
+
+
+def test_a_damaged_adapter_is_named(llama, llama_adapter):
+    store = MemoryStore()
+    stage = answering.prepared(store, llama, llama_adapter, PAIRS)
+    key = f"runs/{answering.RUN}/train/adapter/adapter_model.safetensors"
+    data = bytearray(store.read(key))
+    data[-1] ^= 1
+    store.delete(key)
+    store.create(key, bytes(data))
+    with pytest.raises(MissingInputError, match=r"adapter_model.safetensors: damaged"):
+        generate.run(stage)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_models_answer_with_their_adapter(folder, adapter, quantization):
+    store = MemoryStore()
+    model = {"quantization": quantization}
+    stage = run(store, folder, adapter, PAIRS[:3], model=model)
+    rows = lines(store, "parts/")
+    assert len(rows) == 3
+    assert any(row["base"]["text"] != row["adapter"]["text"] for row in rows)
+    assert any("trained on float32" in note for note in stage.notes)
+
+
+def test_with_every_part_there_no_model_is_loaded(llama, monkeypatch):
+    store = MemoryStore()
+    stage = run(store, llama, None, adapter="none")
+    before, _ = manifests.load(store, answering.RUN, "generate")
+    store.delete(stage.key("manifest.json"))
+    monkeypatch.setattr("qatune.model.opening.load_model", None)
+    generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
+    after, _ = manifests.load(store, answering.RUN, "generate")
+    assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
+
+
+def test_parquet_and_compressed_files_are_read(llama, tmp_path):
+    table = pa.table({"question": ["one", None, "three"], "answer": ["1", "2", None]})
+    parquet.write_table(table, tmp_path / "asked.parquet")
+    with gzip.open(tmp_path / "asked.jsonl.gz", "wb") as file:
+        file.write(b'{"question": "one", "answer": "1"}\n{}\n{"question": "three"}\n')
+    for name in ("asked.parquet", "asked.jsonl.gz"):
+        store = MemoryStore()
+        from_file(store, llama, tmp_path / name)
+        rows = [(row["id"], row["question"], row["expected"]) for row in lines(store, "parts/")]
+        assert rows == [("1", "one", "1"), ("3", "three", None)]
+        assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [("2", "null")]

@@ -1,0 +1,92 @@
+"""The command line: quick to answer, one line for each failure, the right exit code."""
+
+import subprocess
+import sys
+
+import pytest
+from tests.support.qatune_command import fails, qatune
+
+from qatune.errors import (
+    BadDataError,
+    BadRecipeError,
+    InterruptedRunError,
+    MissingInputError,
+    NotAllowedError,
+    QatuneError,
+    UnavailableError,
+    UsageError,
+)
+
+
+def test_exit_codes_are_the_contract():
+    codes = {
+        UsageError: 64,
+        BadDataError: 65,
+        MissingInputError: 66,
+        UnavailableError: 69,
+        QatuneError: 70,
+        InterruptedRunError: 75,
+        NotAllowedError: 77,
+        BadRecipeError: 78,
+    }
+    assert {error: error.exit_code for error in codes} == codes
+
+
+def imported_by(code):
+    program = f"{code}\nimport sys; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+HEAVY = {"torch", "transformers", "boto3", "kubernetes", "pydantic", "pyarrow", "matplotlib"}
+
+
+def test_help_imports_nothing_heavy():
+    assert not HEAVY & imported_by("from qatune.cli import cli")
+
+
+def test_looking_at_a_finished_run_needs_no_torch():
+    modules = imported_by("import qatune.recipe, qatune.store.artifacts, qatune.store.opening")
+    assert not {"torch", "transformers", "boto3", "kubernetes", "matplotlib"} & modules
+
+
+def test_help_names_every_stage():
+    done = qatune("--help")
+    assert done.returncode == 0
+    for command in ("run", "preprocess", "train", "generate", "evaluate", "report", "ask"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "part"),
+    [
+        (64, ["rum"], "No such command"),
+        (64, ["run"], "Missing argument"),
+        (64, ["train", "--run", "x", "--set", "train.seed=1"], "add --recipe"),
+        (66, ["run", "demmo"], "no such file"),
+        (66, ["train", "--run", "none"], "no run 'none'"),
+        (66, ["report", "none"], "none"),
+        (66, ["ask", "none", "Why?"], "none"),
+        (78, ["run", "demo", "--set", "train.lora.rank=4"], "did you mean r?"),
+        (64, ["run", "demo", "--store", "s3://"], "bucket"),
+    ],
+)
+def test_one_line_and_the_right_code(code, arguments, part, tmp_path):
+    store = [] if "--store" in arguments or arguments in (["rum"], ["run"]) else [
+        "--store", str(tmp_path)
+    ]  # fmt: skip
+    assert part in fails(code, *arguments, *store)
+
+
+def test_the_pods_termination_message_says_what_happened(tmp_path):
+    message = tmp_path / "termination-log"
+    message.touch()
+    fails(66, "run", "demmo", env={"QATUNE_TERMINATION_LOG": str(message)})
+    assert message.read_text().startswith("66: recipe 'demmo': no such file")
+
+
+def test_debug_shows_the_traceback():
+    done = qatune("--debug", "run", "demmo")
+    assert "Traceback" in done.stderr

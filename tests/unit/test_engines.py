@@ -1,0 +1,185 @@
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import PeftModel
+from tests.support import answering, tiny
+
+from qatune.data.requests import Sampling
+from qatune.model.engines import Completion, Failure, Request, StaticEngine
+
+MAKERS = {"gpt2": tiny.tiny_gpt2, "llama": tiny.tiny_llama}
+QUESTIONS = ("def add", "What does textwrap.dedent do?", "x", "a b c d e f g h", "leading " * 9)
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def folder(request, tmp_path_factory):
+    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return answering.load(folder)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder, tmp_path_factory):
+    into = answering.random_adapter(folder, tmp_path_factory.mktemp("adapter"))
+    fresh = answering.load(folder)
+    return dataclasses.replace(fresh, model=PeftModel.from_pretrained(fresh.model, into).eval())
+
+
+def requests(loaded, **changes):
+    made = {"max_new_tokens": 12} | changes
+    return [
+        Request(f"row {number}", loaded.tokenizer(text)["input_ids"], **made)
+        for number, text in enumerate(QUESTIONS)
+    ]
+
+
+def answers(loaded, wanted, batch_size=16):
+    results = list(StaticEngine(loaded, batch_size).generate(wanted))
+    assert all(isinstance(result, Completion) for result in results), results
+    return {
+        (result.request.id, result.request.adapter): (result.token_ids, result.finish)
+        for result in results
+    }
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_p=0.95, top_k=50, seed=7)])
+def test_an_answer_is_the_same_alone_and_in_any_batch(loaded, sampling):
+    wanted = requests(loaded, sampling=sampling)
+    together = answers(loaded, wanted)
+    alone = {}
+    for request in wanted:
+        alone |= answers(loaded, [request])
+    assert together == alone == answers(loaded, wanted[::-1], batch_size=2)
+    assert len({tuple(ids) for ids, _ in together.values()}) > 1
+
+
+def test_greedy_is_what_the_model_itself_finds_likeliest(loaded):
+    request = requests(loaded)[1]
+    ids = list(request.prompt_ids)
+    for _ in range(12):
+        with torch.no_grad():
+            ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == loaded.tokenizer.eos_token_id:
+            break
+    assert answers(loaded, requests(loaded))["row 1", False][0] == ids[len(request.prompt_ids) :]
+
+
+def test_settings_in_the_models_folder_do_not_count(folder, loaded):
+    expected = answers(loaded, requests(loaded))
+    fresh = answering.load(folder)
+    fresh.model.generation_config.update(
+        repetition_penalty=5.0, do_sample=True, temperature=3.0, max_new_tokens=1, min_new_tokens=40
+    )
+    assert answers(fresh, requests(fresh)) == expected
+
+
+def test_rows_may_have_different_budgets(loaded):
+    wanted = [
+        Request(request.id, request.prompt_ids, 1 + 3 * number)
+        for number, request in enumerate(requests(loaded))
+    ]
+    longest = answers(loaded, requests(loaded, max_new_tokens=13))
+    for (row_id, _), (ids, finish) in answers(loaded, wanted).items():
+        budget = 1 + 3 * int(row_id.removeprefix("row "))
+        assert ids == longest[row_id, False][0][:budget]
+        assert finish == ("stop" if ids[-1] == loaded.tokenizer.eos_token_id else "length")
+
+
+def test_stop_ends_with_eos(loaded):
+    wanted = requests(loaded)
+    first = answers(loaded, wanted)["row 0", False][0][3]
+    stopping = dataclasses.replace(loaded, tokenizer=SimpleNamespace(eos_token_id=first))
+    ids, finish = answers(stopping, wanted)["row 0", False]
+    assert (ids[-1], finish) == (first, "stop")
+    assert ids.index(first) == len(ids) - 1
+
+
+def test_the_budget_is_cut_to_the_positions_that_are_left(loaded):
+    """Rows near the end of the positions share a call with short ones: none may overrun."""
+    full = [[5] * (loaded.positions - left) for left in (1, 2, 9)]
+    wanted = [Request(f"full {len(ids)}", ids, 30) for ids in full]
+    results = answers(loaded, [*wanted, *requests(loaded, max_new_tokens=40)])
+    for ids, left in zip(full, (1, 2, 9), strict=True):
+        answer, finish = results[f"full {len(ids)}", False]
+        assert len(answer) == left or finish == "stop"
+    assert {key: results[key] for key in results if key[0].startswith("row")} == answers(
+        loaded, requests(loaded, max_new_tokens=40)
+    )
+
+
+def test_impossible_requests_fail_alone(loaded):
+    bad = [
+        Request("full", [5] * loaded.positions, 4),
+        Request("empty", [], 4),
+        Request("foreign", [5, 10**6], 4),
+        Request("negative", [-1], 4),
+    ]
+    good = requests(loaded)
+    results = list(StaticEngine(loaded, 4).generate([*bad, *good]))
+    failures = {r.request.id: r.fault.code for r in results if isinstance(r, Failure)}
+    assert failures == {
+        "full": "context_full",
+        "empty": "empty_prompt",
+        "foreign": "out_of_vocabulary",
+        "negative": "out_of_vocabulary",
+    }
+    completed = {
+        (r.request.id, False): (r.token_ids, r.finish) for r in results if r.request in good
+    }
+    assert completed == answers(loaded, good)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError("poison\nrow"), "engine_error"), (torch.OutOfMemoryError("m"), "out_of_memory")],
+)
+def test_a_row_that_makes_the_engine_raise_is_the_only_one_lost(loaded, monkeypatch, error, code):
+    good = requests(loaded)
+    expected = answers(loaded, good)
+    poison = Request("poison", [42, 43, 44, 42], 4)
+    forward = loaded.model.generate
+
+    def generate(input_ids, **settings):
+        if any(row[-4:] == poison.prompt_ids for row in input_ids.tolist()):
+            raise error
+        return forward(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(loaded.model, "generate", generate)
+    results = list(StaticEngine(loaded, 16).generate([*good, poison]))
+    (failure,) = [r for r in results if isinstance(r, Failure)]
+    assert (failure.request, failure.fault.code) == (poison, code)
+    assert "\n" not in failure.fault.message
+    assert {
+        (r.request.id, False): (r.token_ids, r.finish) for r in results if r is not failure
+    } == expected
+
+
+def test_a_lost_device_is_not_a_rows_fault(loaded, monkeypatch):
+    def generate(**_):
+        raise torch.AcceleratorError("device-side assert")
+
+    monkeypatch.setattr(loaded.model, "generate", generate)
+    with pytest.raises(torch.AcceleratorError):
+        list(StaticEngine(loaded, 16).generate(requests(loaded)))
+
+
+def test_base_and_adapter_answer_from_one_model(loaded, adapted):
+    plain, tuned = requests(adapted), requests(adapted, adapter=True)
+    results = answers(adapted, [*plain, *tuned])
+    assert {key: results[key] for key in results if not key[1]} == answers(loaded, plain)
+    changed = [
+        row
+        for row in range(len(plain))
+        if results[f"row {row}", True] != results[f"row {row}", False]
+    ]
+    assert len(changed) == len(plain)
+
+
+def test_without_an_adapter_none_can_answer(loaded):
+    with pytest.raises(Exception, match="none is attached"):
+        list(StaticEngine(loaded, 16).generate(requests(loaded, adapter=True)))
