@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qatune.store.objects import Store
 
 STAGES = ("preprocess", "train", "generate", "evaluate")
+_INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
 
 store_option = click.option(
     "--store",
@@ -52,7 +53,11 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     done = [_run_stage(stage, store, name, recipe) for stage in STAGES]
     if not any(done):
         click.echo(f"run {name!r} is complete already: nothing to do")
-    _say_where(store, name)
+        click.echo(f"report: {store.uri}/runs/{name}/evaluate/report.html")
+        return
+    from qatune.report.summary import print_summary
+
+    print_summary(store, name)
 
 
 def _stage_command(stage: str, doc: str) -> Callable[..., None]:
@@ -145,10 +150,6 @@ def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe") -> b
     return True
 
 
-def _say_where(store: "Store", run_name: str) -> None:
-    click.echo(f"report: {store.uri}/runs/{run_name}/evaluate/report.html")
-
-
 def main() -> None:
     """Run the command line; turn every failure into one line and its exit code."""
     debug = "--debug" in sys.argv[1:]
@@ -161,7 +162,7 @@ def main() -> None:
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; run the same command again to go on", 75)
+        code = _fail("interrupted; run the same command again", _INTERRUPTED_BY_HAND)
     except QatuneError as error:
         if debug:
             raise
@@ -170,7 +171,7 @@ def main() -> None:
         if debug:
             raise
         text = " ".join(str(error).split())
-        code = _fail(f"a bug: {type(error).__name__}: {text} (--debug shows where)", 70)
+        code = _fail(f"a bug: {type(error).__name__}: {text} (qatune --debug ... shows where)", 70)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -27,7 +27,7 @@ def _number(value: Any) -> Any:
             number = float(value)
         except ValueError:
             return value
-        return int(number) if number.is_integer() and number > 1 else number
+        return int(number) if number.is_integer() else number
     return value
 
 

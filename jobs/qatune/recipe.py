@@ -118,8 +118,8 @@ def _set_field(fields: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str, override: str) -> Any:
-    """Only lists, objects and null are read as YAML: '007' may well be a revision."""
-    if not text.startswith(("[", "{")) and text not in ("null", "~"):
+    """Only lists and null are read as YAML: 007 may be a revision, {question} starts a template."""
+    if not text.startswith("[") and text != "null":
         return text
     try:
         return yaml.safe_load(text)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from tests.support import finished_run as made
@@ -8,14 +9,16 @@ from qatune.report.page import write_report
 from qatune.report.summary import print_summary
 from qatune.stages import evaluate
 from qatune.store import manifests
+from qatune.store.folder import FolderStore
+from qatune.store.memory import MemoryStore
 
 
 def read(store, name):
-    return store.objects[f"runs/{made.RUN}/evaluate/{name}"]
+    return store.read(f"runs/{made.RUN}/evaluate/{name}")
 
 
 def test_metrics_and_manifest():
-    store = made.finished(made.DictStore())
+    store = made.finished()
     found = json.loads(read(store, "metrics.json"))
     manifest, _ = manifests.load(store, made.RUN, "evaluate")
     assert (found["rows"], found["errors"]) == (240, 1)
@@ -25,7 +28,7 @@ def test_metrics_and_manifest():
 
 
 def test_report_is_the_same_when_written_again(tmp_path):
-    store = made.finished(made.DictStore())
+    store = made.finished(store=FolderStore(str(tmp_path / "store")))
     write_report(store, made.RUN, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_bytes()
     assert page == read(store, "report.html")
@@ -35,23 +38,63 @@ def test_report_is_the_same_when_written_again(tmp_path):
 
 def test_without_training_or_expected_answers(capsys):
     rows = made.answered(8, adapter=False, expected=False)
-    store = made.finished(made.DictStore(), rows, (), adapter=False)
+    store = made.finished(rows, (), adapter=False)
     print_summary(store, made.RUN)
     assert b"none could be scored" in read(store, "report.html")
+    assert json.loads(read(store, "metrics.json"))["signatures"] is None
     assert "held-out loss" not in capsys.readouterr().out
 
 
+def test_questions_of_a_file_are_not_called_held_out():
+    store = made.finished(made.answered(8), questions="questions.jsonl")
+    page = read(store, "report.html")
+    assert b"Loss on the expected answers fell from" in page
+    assert b"Held-out loss fell" not in page
+
+
+def test_only_errors():
+    store = made.finished([])
+    found = json.loads(read(store, "metrics.json"))
+    assert found == {"rows": 0, "errors": 1, "base": None, "adapter": None, "signatures": None}
+    assert b"No question was answered" in read(store, "report.html")
+
+
+def test_report_tells_where_everything_comes_from():
+    store = made.finished()
+    page = read(store, "report.html").decode()
+    for name in ("preprocess", "train", "generate"):
+        manifest, digest = manifests.load(store, made.RUN, name)
+        assert digest in page
+        assert manifest.device in page
+        for ref in manifest.outputs:
+            assert ref.key in page
+            assert ref.sha256 in page
+    assert "paged_adamw_32bit needs a GPU" in page
+    for kind in ("queued", "loading", "working", "saving", "lost"):
+        assert f'<th scope="col">{kind}</th>' in page
+    assert "<td>12.3</td>" in page
+    assert "nrefs:1|case:mixed" in page
+
+
 def test_damaged_part_is_refused():
-    store = made.DictStore()
+    store = MemoryStore()
     stage = made.answers_only(store, made.answered(8))
-    store.objects[f"runs/{made.RUN}/generate/parts/part-00000-00000.jsonl"] += b" "
+    key = f"runs/{made.RUN}/generate/parts/part-00000-00000.jsonl"
+    store.replace(key, store.read(key) + b" ")
     with pytest.raises(MissingInputError, match="damaged"):
         evaluate.run(stage)
 
 
 def test_summary_is_plain_text(capsys):
-    print_summary(made.finished(made.DictStore()), made.RUN)
+    print_summary(made.finished(), made.RUN)
     shown = capsys.readouterr().out
     assert "held-out loss fell from 2.10 to 1.70 (\N{MINUS SIGN}18.9 %)" in shown
     assert "\x1b" not in shown
     assert shown.count("What does") == 3
+
+
+def test_summary_drops_what_steers_a_terminal(capsys):
+    (row,) = made.answered(1)
+    text = "a\x1b[31mb\u202ec\ud800d"
+    print_summary(made.finished([replace(row, question=text)], ()), made.RUN)
+    assert "a[31mbcd" in capsys.readouterr().out

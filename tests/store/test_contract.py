@@ -84,6 +84,12 @@ def test_a_big_object_from_bytes_and_from_a_file(store, tmp_path):
     assert [len(piece) for piece in pieces] == [CHUNK_BYTES, CHUNK_BYTES, len(data) % CHUNK_BYTES]
 
 
+def test_a_source_that_is_missing_is_no_fault_of_the_store(store, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        store.create("x", tmp_path / "none")
+    assert list(store.keys("")) == []
+
+
 @pytest.mark.parametrize("key", ["frågor/日本 +&%20.json", "a b/c=d"])
 def test_names_are_kept_to_the_letter(store, key):
     store.create(key, b"x")

@@ -1,13 +1,13 @@
 """A bucket that misbehaves: every answer that a client must not take as it is."""
 
 import pytest
-
-from qatune.errors import NotAllowedError, UnavailableError
-from qatune.store.objects import CHUNK_BYTES, NoSuchObjectError, create_once, fetch
-from qatune.store.opening import open_store
-from qatune.store.sources import data_files, model_folder
 from tests.support import faulty_s3
 from tests.support.faulty_s3 import Fault
+
+from qatune.errors import MissingInputError, NotAllowedError, UnavailableError
+from qatune.store.objects import CHUNK_BYTES, ConflictError, create_once
+from qatune.store.opening import open_store
+from qatune.store.sources import data_files, model_folder
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -46,11 +46,16 @@ def test_a_stumble_is_passed_over(server, store, tmp_path, status, from_file):
     assert not any(fault.times for fault in server.faults)
 
 
-def test_a_server_that_stays_down(server, store, monkeypatch):
+def test_a_server_that_stays_down(server, store):
     server.faults.append(Fault("GET", 503, "ServiceUnavailable", times=99))
     with pytest.raises(UnavailableError, match="ServiceUnavailable after retries"):
         store.read("x")
     assert server.count("GET", "x") == 5
+    server.objects["y"] = b"content"
+    server.faults = [Fault("GET", keep=3, times=99)]
+    with pytest.raises(UnavailableError, match="run the same command again"):
+        store.read("y")
+    assert server.count("GET", "y") == 5
 
 
 @pytest.mark.parametrize("keep", [0, 3])
@@ -59,9 +64,6 @@ def test_a_body_cut_short_is_read_again(server, store, keep):
     server.faults.append(Fault("GET", keep=keep, times=2))
     assert store.read("x", 2, 6) == b"234567"
     assert server.count("GET", "x") == 3
-    server.faults.append(Fault("GET", keep=keep, times=99))
-    with pytest.raises(UnavailableError):
-        store.read("x")
 
 
 def test_a_write_that_succeeded_but_was_answered_with_an_error(server, store):
@@ -104,7 +106,7 @@ def test_no_credentials(server, monkeypatch):
     with pytest.raises(NotAllowedError, match="no credentials; set AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket").stat("x")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(NotAllowedError, match="nobody|AWS_PROFILE"):
+    with pytest.raises(NotAllowedError, match="AWS_PROFILE"):
         open_store("s3://bucket").stat("x")
 
 
@@ -158,22 +160,18 @@ def test_a_download_that_fails_leaves_nothing(server, tmp_path, monkeypatch):
     assert list((tmp_path / "s3").iterdir()) == []
 
 
+def test_a_name_that_leaves_the_cache(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("QATUNE_CACHE", str(tmp_path / "cache"))
+    server.objects |= {"m/config.json": b"{}", "m/../../x": b"outside"}
+    with pytest.raises(MissingInputError, match="leaves its folder"):
+        model_folder("s3://bucket/m", None)
+    assert not list(tmp_path.rglob("x"))
+
+
 def test_a_file_that_changes_while_it_is_read(server, store):
     server.objects["a.csv"] = bytes(CHUNK_BYTES + 1)
     (file,) = data_files("s3://bucket/a.csv", None)
     with file.open() as opened:
         server.objects["a.csv"] = bytes(CHUNK_BYTES + 2)
-        with pytest.raises(NoSuchObjectError.__base__, match="changed"):
+        with pytest.raises(ConflictError, match="changed"):
             opened.read()
-
-
-def test_a_missing_file_to_upload_is_no_fault_of_the_server(store, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        store.create("x", tmp_path / "none")
-    assert list(store.keys("")) == []
-
-
-def test_an_object_is_fetched_whole_or_not_at_all(server, store, tmp_path):
-    ref = create_once(store, "x", b"content")
-    server.faults.append(Fault("GET", keep=2))
-    assert fetch(store, ref, tmp_path / "x").read_bytes() == b"content"

@@ -11,23 +11,22 @@ from tests.support import hub_server
 from tests.support.hub_server import Repository
 from tests.support.tiny import tiny_llama
 
-_CALL = """
+_CALLS = """
 import json, sys
 from qatune import log
 from qatune.errors import QatuneError
 from qatune.store.sources import data_files, model_folder
 log.configure()
-what, *arguments = json.loads(sys.argv[1])
-try:
-    if what == "model":
-        found = model_folder(*arguments)
-        answer = {"path": str(found.path), "revision": found.revision}
-    else:
+def answer(what, *arguments):
+    try:
+        if what == "model":
+            found = model_folder(*arguments)
+            return {"path": str(found.path), "revision": found.revision}
         files = data_files(*arguments)
-        answer = [[file.uri, file.size, file.open().read().decode()] for file in files]
-except QatuneError as error:
-    answer = {"code": error.exit_code, "error": str(error)}
-print(json.dumps(answer))
+        return [[file.uri, file.size, file.open().read().decode()] for file in files]
+    except QatuneError as error:
+        return {"code": error.exit_code, "error": str(error)}
+print(json.dumps([answer(*call) for call in json.loads(sys.argv[1])]))
 """
 
 
@@ -56,11 +55,11 @@ def hub(model, tmp_path):
 def ask(hub, tmp_path):
     """Call in a process of its own: the client reads its environment when it is imported."""
 
-    def asked(*call, **environment):
+    def asked(*calls, **environment):
         hub.asked.clear()
         defaults = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
         done = subprocess.run(
-            [sys.executable, "-c", _CALL, json.dumps(call)],
+            [sys.executable, "-c", _CALLS, json.dumps(calls)],
             env=os.environ | defaults | environment,
             check=False,
             capture_output=True,
@@ -68,22 +67,24 @@ def ask(hub, tmp_path):
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), done.stderr
+        return *json.loads(done.stdout), done.stderr
 
     return asked
 
 
+MODEL = ("model", "team/tiny", "main")
+
+
 def test_a_model_is_downloaded_once_and_its_commit_is_known(hub, ask):
-    commit = hub.repositories["team/tiny"].commit
-    found, said = ask("model", "team/tiny", "main")
-    assert found["revision"] == commit
+    found, said = ask(MODEL)
+    assert found["revision"] == hub.repositories["team/tiny"].commit
     names = {path.name for path in Path(found["path"]).iterdir()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not names & {"onnx", "pytorch_model.bin", "README.md"}
     assert "downloading" in said
     assert "team/tiny" in said
 
-    again, said = ask("model", "team/tiny", "main")
+    again, said = ask(MODEL)
     assert again == found
     asked = [each for each in hub.asked if "team/tiny" in each]
     assert asked == ["GET /api/models/team/tiny/revision/main"]
@@ -95,12 +96,12 @@ def test_a_model_is_downloaded_once_and_its_commit_is_known(hub, ask):
 
 
 def test_a_commit_that_is_here_needs_no_hub(hub, ask):
-    commit = hub.repositories["team/tiny"].commit
-    found, _ = ask("model", "team/tiny", commit)
+    call = ("model", "team/tiny", hub.repositories["team/tiny"].commit)
+    found, _ = ask(call)
     for offline in ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
-        assert ask("model", "team/tiny", commit, **offline)[0] == found
+        assert ask(call, **offline)[0] == found
     Path(found["path"], "tokenizer.json").unlink()
-    assert ask("model", "team/tiny", commit)[0] == found
+    assert ask(call)[0] == found
     assert Path(found["path"], "tokenizer.json").is_file()
 
 
@@ -110,7 +111,7 @@ def test_older_weights_are_taken_where_there_are_no_others(hub, ask, tmp_path):
     for name in ("config.json", "pytorch_model.bin"):
         (old / name).write_text("{}")
     hub.repositories["team/old"] = Repository(old)
-    found, _ = ask("model", "team/old", "main")
+    found, _ = ask(("model", "team/old", "main"))
     assert sorted(path.name for path in Path(found["path"]).iterdir()) == [
         "config.json",
         "pytorch_model.bin",
@@ -118,43 +119,38 @@ def test_older_weights_are_taken_where_there_are_no_others(hub, ask, tmp_path):
 
 
 def test_files_of_a_data_set(ask):
-    found, _ = ask("data", "team/rows", "main", "*.csv")
-    assert found == [
+    tables, everything, nothing, _ = ask(
+        *(("data", "team/rows", "main", files) for files in ("*.csv", "*", "*.parquet"))
+    )
+    assert tables == [
         ["team/rows@main/a.csv", 5, "a.csv"],
         ["team/rows@main/more/b.csv", 10, "more/b.csv"],
     ]
-    everything, _ = ask("data", "team/rows", "main", "*")
-    assert [uri.rpartition("@main/")[2] for uri, *_ in everything] == [
-        "a.csv",
-        "c.txt",
-        "more/b.csv",
-    ]
-    nothing, _ = ask("data", "team/rows", "main", "*.parquet")
+    names = [uri.removeprefix("team/rows@main/") for uri, *_ in everything]
+    assert names == ["a.csv", "c.txt", "more/b.csv"]
     assert nothing["code"] == 66
 
 
 def test_what_is_gated_wants_a_token(hub, ask):
     hub.repositories["team/tiny"].gated = True
-    refused, _ = ask("model", "team/tiny", "main")
+    refused, _ = ask(MODEL)
     assert refused["code"] == 77
     assert "HF_TOKEN" in refused["error"]
-    assert "path" in ask("model", "team/tiny", "main", HF_TOKEN="tests-token")[0]
+    assert "path" in ask(MODEL, HF_TOKEN="tests-token")[0]
 
 
-@pytest.mark.parametrize(
-    ("source", "revision", "named"),
-    [
-        ("team/none", "main", "no such repository"),
-        ("team/none", "0" * 40, "no such repository"),
-        ("team/tiny", "none", "no such revision"),
-        ("team/tiny", "0" * 40, "no such revision"),
-        ("no/such/name", "main", "no such repository"),
-    ],
-)
-def test_what_is_unknown_is_named(ask, source, revision, named):
-    answer, _ = ask("model", source, revision)
-    assert answer["code"] == 66
-    assert named in answer["error"]
+def test_what_is_unknown_is_named(ask):
+    unknown = {
+        ("team/none", "main"): "no such repository",
+        ("team/none", "0" * 40): "no such repository",
+        ("no/such/name", "main"): "no such repository",
+        ("team/tiny", "none"): "no such revision",
+        ("team/tiny", "0" * 40): "no such revision",
+    }
+    *answers, _ = ask(*(("model", *place) for place in unknown))
+    for answer, (place, named) in zip(answers, unknown.items(), strict=True):
+        assert answer["code"] == 66, place
+        assert named in answer["error"], place
 
 
 @pytest.mark.parametrize(
@@ -162,7 +158,7 @@ def test_what_is_unknown_is_named(ask, source, revision, named):
     [("main", {"HF_ENDPOINT": "http://127.0.0.1:9"}), ("0" * 40, {"HF_HUB_OFFLINE": "1"})],
 )
 def test_a_hub_that_cannot_be_reached(ask, revision, environment):
-    answer, _ = ask("model", "team/tiny", revision, **environment)
+    answer, _ = ask(("model", "team/tiny", revision), **environment)
     assert answer["code"] == 69
     assert "HF_ENDPOINT" in answer["error"]
 
@@ -170,6 +166,7 @@ def test_a_hub_that_cannot_be_reached(ask, revision, environment):
 def test_a_hub_that_stumbles_is_asked_again(hub, ask):
     repository = hub.repositories["team/tiny"]
     repository.broken = repository.cut = 1
-    found, _ = ask("model", "team/tiny", "main")
+    found, _ = ask(MODEL)
+    assert repository.cut == 0
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         assert Path(found["path"], name).read_bytes() == (repository.folder / name).read_bytes()

@@ -1,6 +1,8 @@
 """Data and models from disk and from the real S3 server."""
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from qatune.errors import MissingInputError
 from qatune.store.opening import open_store
@@ -39,6 +41,18 @@ def test_files_of_a_bucket_are_read_by_ranges(s3_store):
         assert opened.read(5) == data[9_000_000:9_000_005]
     with pytest.raises(MissingInputError):
         data_files(f"{s3_store.uri}/none.csv", None)
+
+
+def test_parquet_in_a_bucket_is_read_where_it_is_needed(s3_store):
+    table = pa.table({"question": [f"q{n}" for n in range(5000)], "noise": range(5000)})
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, row_group_size=1000)
+    s3_store.create("rows.parquet", sink.getvalue().to_pybytes())
+    (file,) = data_files(f"{s3_store.uri}/rows.parquet", None)
+    with file.open() as opened, parquet.ParquetFile(opened) as found:
+        assert found.num_row_groups == 5
+        batches = list(found.iter_batches(700, columns=["question"]))
+    assert pa.Table.from_batches(batches) == table.select(["question"])
 
 
 def test_a_model_in_a_bucket_is_downloaded_once(s3_store, tmp_path, monkeypatch):

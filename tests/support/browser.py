@@ -1,5 +1,6 @@
 """Headless Chromium, driven by the driver that the system has."""
 
+import os
 import shutil
 from contextlib import contextmanager
 
@@ -8,10 +9,14 @@ import pytest
 
 @contextmanager
 def chromium(profile):
-    """Open a browser that asks the network for nothing of its own; skip where there is none."""
+    """Open a browser that asks the network for nothing of its own.
+
+    Where there is none the test is skipped, or fails if QATUNE_REQUIRE_BROWSER is 1.
+    """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
+        required = os.environ.get("QATUNE_REQUIRE_BROWSER") == "1"
+        (pytest.fail if required else pytest.skip)("chromium and chromedriver are not installed")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

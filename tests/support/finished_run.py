@@ -8,86 +8,64 @@ from qatune.config import Data, Generate, Model, Recipe
 from qatune.data.records import Answer, AnsweredRow, FailedRow
 from qatune.stages import evaluate
 from qatune.store.artifacts import StageRun
-from qatune.store.objects import NoSuchObjectError, Stat
+from qatune.store.memory import MemoryStore
 
 RUN = "finished"
-HOSTILE = "</script><script>alert(1)</script><!-- <b>bold</b> 🙂 שלום \u2028 \x00 " + "x" * 3000
-
-
-class DictStore:
-    """Objects in memory."""
-
-    def __init__(self):
-        self.uri, self.notes, self.objects = "dict:", [], {}
-
-    def stat(self, key):
-        data = self.objects.get(key)
-        return None if data is None else Stat(len(data), str(hash(data)))
-
-    def read(self, key, start=0, length=None, *, etag=None):
-        if key not in self.objects:
-            raise NoSuchObjectError(key)
-        return self.objects[key][start : None if length is None else start + length]
-
-    def create(self, key, source):
-        if key in self.objects:
-            return False
-        self.objects[key] = source if isinstance(source, bytes) else source.read_bytes()
-        return True
-
-    def replace(self, key, data):
-        self.objects[key] = data
-
-    def keys(self, prefix):
-        return iter([key for key in self.objects if key.startswith(prefix)])
-
-    def delete(self, key):
-        self.objects.pop(key, None)
+HOSTILE = (
+    "</script><script>alert(1)</script><!-- <script> <b>bold</b> 🙂 שלום \u2028 \u2029 \x00 {{ 7 }}"
+)
+CODE = "def double(number):\n\tif number is None:\n\t\treturn None\n\n\treturn 2 * number"
 
 
 def answered(count=240, adapter=True, expected=True):
-    """Rows of which every 5th is worse under the adapter, every 7th cut, every 40th empty."""
-    rows = []
-    for number in range(1, count + 1):
-        right = f"Return the value of item {number}, or None where there is none. " * (
-            number % 4 + 1
-        )
-        loss = 2.1 + math.sin(number) / 3
-        better = loss + (0.2 if number % 5 == 0 else -0.4)
-        finish = "length" if number % 7 == 0 else "stop"
+    """Make rows: every 5th worse under the adapter, every 40th empty, some cut off.
+
+    The base is cut off at every 3rd, the adapter at every 7th.
+    """
+    return [_answered(number, adapter, expected) for number in range(1, count + 1)]
+
+
+def _answered(number, adapter, expected):
+    loss = 2.1 + math.sin(number) / 3
+    better = loss + (0.2 if number % 5 == 0 else -0.4)
+    right = f"Return the value of item {number}, or None where there is none. " * (number % 4 + 1)
+    text = {3: HOSTILE + "x" * 3000, 4: CODE, 6: CODE * 12}.get(number)
+    if text is None:
         text = "" if number % 40 == 0 else f"It returns item {number}."
-        base = Answer(
-            f"I think item {number} is a thing. " * 3, 24, "length", loss if expected else None
-        )
-        ours = Answer(text, 9, finish, better if expected else None)
-        if number == 3:
-            ours = Answer(HOSTILE, 99, "stop", better if expected else None)
-        rows.append(
-            AnsweredRow(
-                str(number), f"What does function_{number} do?", right if expected else None,
-                12 * (number % 4 + 1) if expected else None, 9, base, ours if adapter else None,
-            )
-        )  # fmt: skip
-    return rows
+    base = Answer(
+        f"I think item {number} is a thing. " * 3,
+        24,
+        "stop" if number % 3 else "length",
+        loss if expected else None,
+    )
+    ours = Answer(text, 9, "stop" if number % 7 else "length", better if expected else None)
+    return AnsweredRow(
+        str(number),
+        f"What does function_{number} do?",
+        right if expected else None,
+        12 * (number % 4 + 1) if expected else None,
+        9,
+        base,
+        ours if adapter else None,
+    )
 
 
 FAILED = [FailedRow("900", "A question <too> long", "too_long", "fills the whole context")]
 
 
-def recipe(adapter=True):
-    generate = Generate(adapter="train" if adapter else "none")
-    return Recipe(
-        model=Model(source="models/base"), data=Data(source="rows.csv"), generate=generate
-    )
+def recipe(adapter=True, source="models/base", questions=None):
+    generate = Generate(adapter="train" if adapter else "none", input=questions)
+    return Recipe(model=Model(source=source), data=Data(source="rows.csv"), generate=generate)
 
 
 def lines(rows):
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    # Escaped: a lone surrogate has no bytes of its own.
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def answers_only(store, rows, failed=(), *, adapter=True):
+def answers_only(store, rows, failed=(), *, adapter=True, **fields):
     """Complete every stage before evaluate, and open that one."""
-    ours = recipe(adapter)
+    ours = recipe(adapter, **fields)
     _preprocess(StageRun.open(store, RUN, "preprocess", ours))
     if adapter:
         _train(StageRun.open(store, RUN, "train", ours))
@@ -102,9 +80,11 @@ def answers_only(store, rows, failed=(), *, adapter=True):
     return StageRun.open(store, RUN, "evaluate", ours)
 
 
-def finished(store, rows=None, failed=FAILED, *, adapter=True):
+def finished(rows=None, failed=FAILED, *, store=None, adapter=True, **fields):
+    """Complete all stages, in memory unless a store is given; return the store."""
+    store = store or MemoryStore()
     rows = answered(adapter=adapter) if rows is None else rows
-    evaluate.run(answers_only(store, rows, failed, adapter=adapter))
+    evaluate.run(answers_only(store, rows, failed, adapter=adapter, **fields))
     return store
 
 

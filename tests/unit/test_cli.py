@@ -90,3 +90,17 @@ def test_the_pods_termination_message_says_what_happened(tmp_path):
 def test_debug_shows_the_traceback():
     done = qatune("--debug", "run", "demmo")
     assert "Traceback" in done.stderr
+
+
+def test_ctrl_c_with_nothing_to_save(monkeypatch, capsys):
+    from qatune import cli
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_recipe", interrupted)
+    monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err

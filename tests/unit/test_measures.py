@@ -41,9 +41,17 @@ def test_shape():
 
 def test_without_expected_answers_nothing_is_compared():
     rows = [AnsweredRow("1", "q", None, None, 2, Answer("a", 1, "stop", None), None)]
-    found = metrics(rows, errors=1)
+    done = []
+    found = metrics(rows, errors=1, advance=done.append)
+    assert sum(done) == 2
     assert found["adapter"] is None
     assert {name for name, value in found["base"].items() if value is None} == {
         "loss_per_token", "perplexity", "chrf", "bleu", "rouge_l",
     }  # fmt: skip
-    assert found["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
+    assert found["signatures"] is None
+
+
+def test_names_the_variants_of_what_was_measured():
+    found = metrics(ROWS, errors=0, advance=[].append)["signatures"]
+    assert found["bleu"].startswith("nrefs:1|case:mixed")
+    assert found["chrf"].startswith("nrefs:1|case:mixed")

@@ -24,6 +24,8 @@ def test_prompt_and_completion_make_up_the_text(template, question, answer):
 
 
 def test_braces_in_a_question_are_text():
-    assert Template.parse(REFERENCE).prompt("{answer}{question}").startswith(
-        "### Question: {answer}{question}\n"
+    assert (
+        Template.parse(REFERENCE)
+        .prompt("{answer}{question}")
+        .startswith("### Question: {answer}{question}\n")
     )

@@ -160,7 +160,11 @@ def test_each_bad_parquet_row_is_rejected_alone():
 
 
 def test_parquet_ids_may_be_numbers_and_texts_dictionaries():
-    columns = {"n": [7, 8], "question": pa.array(["Q", "R"]).dictionary_encode(), "answer": ["A", "B"]}
+    columns = {
+        "n": [7, 8],
+        "question": pa.array(["Q", "R"]).dictionary_encode(),
+        "answer": ["A", "B"],
+    }
     found = read(parquet_bytes(columns), "x.parquet", id="n")
     assert [(row.id, row.question) for row in found] == [("7", "Q"), ("8", "R")]
 

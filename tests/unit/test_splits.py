@@ -9,7 +9,14 @@ from qatune.errors import BadDataError
 
 @pytest.mark.parametrize(
     ("rows", "size", "seed"),
-    [(24_899, 0.2, 42), (24_899, 0.2, 0), (10, 0.25, 1), (7, 3, 42), (2, 0.5, 42), (1001, 0.333, 9)],
+    [
+        (24_899, 0.2, 42),
+        (24_899, 0.2, 0),
+        (10, 0.25, 1),
+        (7, 3, 42),
+        (2, 0.5, 42),
+        (1001, 0.333, 9),
+    ],
 )
 def test_shuffle_holds_out_what_datasets_does(rows, size, seed):
     import datasets

@@ -5,7 +5,7 @@ answer with the expected one; the loss is that of the expected answer itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from qatune.data.records import Answer, AnsweredRow
@@ -14,9 +14,14 @@ Variant = Literal["base", "adapter"]
 Measures = dict[str, float | int | None]
 
 
-def metrics(rows: Sequence[AnsweredRow], errors: int) -> dict[str, Any]:
-    """Return the content of metrics.json."""
-    measured = {variant: measure(rows, variant) for variant in ("base", "adapter")}
+def metrics(
+    rows: Sequence[AnsweredRow], errors: int, *, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """Return the content of metrics.json; `advance` hears of as many rows as are done."""
+    measured = {}
+    for variant in ("base", "adapter"):
+        measured[variant] = measure(rows, variant)
+        advance(len(rows))
     compared = any(found and found["chrf"] is not None for found in measured.values())
     named = signatures() if compared else None
     return {"rows": len(rows), "errors": errors, **measured, "signatures": named}

@@ -10,9 +10,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -54,11 +55,20 @@ def read_rows(
         raise BadDataError(f"{where}: unknown kind of file; {known_names()}")
     archive = ARCHIVES.get(archive_suffix(name))
     kind = f"{archive}-compressed {suffix[1:]}" if archive else suffix[1:]
-    with damage_named(where, kind):
-        content = decompressed(file, name)
-        if archive and suffix == ".parquet":
-            content = _seekable(content)
+    with damage_named(where, kind), _content(file, name) as content:
         yield from _READERS[suffix](content, where, columns)
+
+
+@contextmanager
+def _content(file: BinaryIO | RawIOBase, name: str) -> Iterator[BufferedReader]:
+    plain = decompressed(file, name)
+    if format_suffix(name) != ".parquet" or not archive_suffix(name):
+        yield plain
+        return
+    with tempfile.TemporaryFile() as copy:  # Parquet is read from its end
+        shutil.copyfileobj(plain, copy, 1 << 20)
+        copy.seek(0)
+        yield cast("BufferedReader", copy)  # one that can be written, too
 
 
 def needs_seeking(name: str) -> bool:
@@ -269,14 +279,6 @@ def read_parquet(file: BufferedReader, where: str, columns: Columns) -> Iterator
         for texts in zip(*(_texts(batch.column(name)) for name in names), strict=True):
             row += 1
             yield _record(where, row, texts)
-
-
-def _seekable(file: BufferedReader) -> BufferedReader:
-    """Unpack a compressed file to a temporary one: Parquet is read from its end."""
-    copy = tempfile.TemporaryFile()  # noqa: SIM115  # it goes when the reader lets go of it
-    shutil.copyfileobj(file, copy, 1 << 20)
-    copy.seek(0)
-    return BufferedReader(copy)
 
 
 def _check_type(where: str, field: pa.Field, *, is_id: bool) -> None:

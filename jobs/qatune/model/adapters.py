@@ -48,10 +48,12 @@ class Base:
 def base_digest(files: Sequence[ObjectRef]) -> str:
     """Identify a model by its config and weights, wherever its folder lies."""
     names = {ref.key.rsplit("/", 1)[-1]: ref.sha256 for ref in files}
+    # Where both are there, the .bin files are copies that are not loaded.
+    weights = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
     kept = {
         name: digest
         for name, digest in names.items()
-        if name == "config.json" or name.endswith((".safetensors", ".bin"))
+        if name == "config.json" or name.endswith(weights)
     }
     return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -154,7 +154,7 @@ def explained(error: OSError, uri: str) -> QatuneError:
         )
     if error.errno in _FORBIDDEN:
         return NotAllowedError(
-            f"{uri}: {error.strerror}; choose a store that this user may write to"
+            f"{uri}: {error.strerror}; give this user access, or choose another place"
         )
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return MissingInputError(f"{uri}: a file is in the way of a folder: {error.filename}")

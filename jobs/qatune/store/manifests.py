@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     """UTC, ISO 8601."""
 
     def outputs_like(self, suffix: str = "", prefix: str = "") -> list[ObjectRef]:
-        """Outputs whose name below the stage's folder starts and ends so."""
+        """Return the outputs whose name below the stage's folder starts and ends so."""
         head = f"runs/{self.run}/{self.stage}/{prefix}"
         return [
             ref for ref in self.outputs if ref.key.startswith(head) and ref.key.endswith(suffix)

@@ -93,18 +93,17 @@ class S3Store:
 
     def _body(self, key: str, wanted: dict[str, str]) -> bytes:
         """Read a whole answer; one that was cut short is asked for again."""
-        for attempt in range(_ATTEMPTS):
-            answer = self._client.get_object(**self._at(key), **wanted)
+        attempt = 0
+        while True:
             try:
-                data: bytes = answer["Body"].read()
+                data: bytes = self._client.get_object(**self._at(key), **wanted)["Body"].read()
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == _ATTEMPTS - 1:
+                attempt += 1
+                if attempt == _ATTEMPTS:
                     raise
+                _pause(attempt)
             else:
-                if len(data) == answer["ContentLength"]:
-                    return data
-            _pause(attempt)
-        raise UnavailableError(f"{self.uri}/{key}: the server cuts its answers short; run again")
+                return data
 
     def create(self, key: str, source: bytes | Path) -> bool:
         with self._plain_errors(key):
@@ -134,32 +133,34 @@ class S3Store:
             self._client.delete_object(**self._at(key))
 
     def _put(self, key: str, source: bytes | Path, **condition: str) -> bool:
-        for attempt in range(_ATTEMPTS):
+        attempt = 0
+        while True:
             try:
-                if isinstance(source, bytes):
-                    self._client.put_object(**self._at(key), Body=source, **condition)
-                else:
-                    with source.open("rb") as file:
-                        self._client.put_object(**self._at(key), Body=file, **condition)
+                self._put_once(key, source, condition)
             except ClientError as error:
                 if condition and _status(error) == HTTPStatus.PRECONDITION_FAILED:
                     return False
-                # 409: another conditional write of this name is under way.
-                if (
-                    not condition
-                    or _status(error) != HTTPStatus.CONFLICT
-                    or attempt == _ATTEMPTS - 1
-                ):
+                # Another conditional write of this name is under way.
+                busy = condition and _status(error) == HTTPStatus.CONFLICT
+                attempt += 1
+                if not busy or attempt == _ATTEMPTS:
                     raise
                 _pause(attempt)
             else:
                 return True
-        return False
+
+    def _put_once(self, key: str, source: bytes | Path, condition: dict[str, str]) -> None:
+        if isinstance(source, bytes):
+            self._client.put_object(**self._at(key), Body=source, **condition)
+            return
+        with source.open("rb") as file:
+            self._client.put_object(**self._at(key), Body=file, **condition)
 
     def _honours_conditions(self) -> bool:
         """Try once whether the server refuses to create what is there."""
         with self._probing:
             if self._conditional is None:
+                self._check_bucket()  # some servers would make it, also where its name is a typo
                 self._conditional = self._probe()
                 if not self._conditional:
                     self.notes.append(_FALLBACK)
@@ -260,7 +261,7 @@ def _status(error: ClientError) -> int:
 
 
 def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0, min(5.0, 0.2 * 2**attempt)))
+    time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))
 
 
 def _credentials_help() -> str:

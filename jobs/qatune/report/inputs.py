@@ -1,0 +1,118 @@
+"""Everything that the report tells, read from the store and checked against the manifests."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from qatune.config import Recipe
+from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.errors import MissingInputError
+from qatune.store import artifacts, manifests
+from qatune.store.manifests import Manifest
+from qatune.store.objects import ObjectRef, Store, chunks
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run as the report sees it. Nothing here depends on when or where it is read."""
+
+    run: str
+    recipe: Recipe
+    stages: dict[str, Manifest]
+    """Manifests of preprocess, train and generate, of those that the run has."""
+    digests: dict[str, str]
+    """SHA-256 of each of these manifests."""
+    answered: list[AnsweredRow]
+    failed: list[FailedRow]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of metrics.jsonl."""
+    lengths: dict[str, Any] | None = None
+
+
+def load(store: Store, run: str, recipe: Recipe) -> Inputs:
+    """Read a run whose answers are complete; raise MissingInputError if they are not."""
+    found = {
+        stage: loaded
+        for stage in ("preprocess", "train", "generate")
+        if (loaded := manifests.load(store, run, stage))
+    }
+    if "generate" not in found:
+        raise MissingInputError(
+            f"{store.uri}: generate of run {run!r} is not complete; "
+            f"run it first: qatune generate --run {run}"
+        )
+    if recipe.generate.adapter != "train":
+        found.pop("train", None)
+    stages = {stage: manifest for stage, (manifest, _) in found.items()}
+    answered, failed = rows(store, stages["generate"])
+    steps = [step for stage in stages.values() for step in _lines_of(store, stage, "metrics.jsonl")]
+    return Inputs(
+        run=run,
+        recipe=recipe,
+        stages=stages,
+        digests={stage: sha256 for stage, (_, sha256) in found.items()},
+        answered=answered,
+        failed=failed,
+        steps=steps,
+        lengths=_lengths(store, stages.get("preprocess")),
+    )
+
+
+def metrics(store: Store, run: str) -> dict[str, Any]:
+    """Read metrics.json of a finished run."""
+    found = manifests.load(store, run, "evaluate")
+    if found is None:
+        artifacts.bound_recipe(store, run)  # says so where there is no such run
+        raise MissingInputError(
+            f"{store.uri}: evaluate of run {run!r} is not complete; "
+            f"run it first: qatune evaluate --run {run}"
+        )
+    (ref,) = found[0].outputs_like("metrics.json")
+    content: dict[str, Any] = json.loads(verified(store, ref))
+    return content
+
+
+def rows(store: Store, generate: Manifest) -> tuple[list[AnsweredRow], list[FailedRow]]:
+    """Read all answers and all rows without one."""
+    answered = [_answered(line) for line in _lines_of(store, generate, prefix="parts/")]
+    failed = [FailedRow(**line) for line in _lines_of(store, generate, prefix="errors/")]
+    return answered, failed
+
+
+def verified(store: Store, ref: ObjectRef) -> bytes:
+    """Read an object and check its hash; raise MissingInputError if it differs."""
+    data = b"".join(chunks(store, ref.key))
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise MissingInputError(
+            f"{store.uri}/{ref.key}: damaged: its SHA-256 is not the one in the manifest; "
+            "run the stage that wrote it again under another --run"
+        )
+    return data
+
+
+def _lengths(store: Store, preprocess: Manifest | None) -> dict[str, Any] | None:
+    for ref in preprocess.outputs_like("lengths.json") if preprocess else ():
+        content: dict[str, Any] = json.loads(verified(store, ref))
+        return content
+    return None
+
+
+def _lines_of(
+    store: Store, manifest: Manifest, suffix: str = ".jsonl", prefix: str = ""
+) -> Iterator[dict[str, Any]]:
+    refs = manifest.outputs_like(suffix, prefix)
+    for ref in sorted(refs, key=lambda ref: ref.key):
+        for line in verified(store, ref).split(b"\n"):
+            if line:
+                yield json.loads(line)
+
+
+def _answered(line: dict[str, Any]) -> AnsweredRow:
+    adapter = line["adapter"]
+    answers = {
+        "base": Answer(**line["base"]),
+        "adapter": None if adapter is None else Answer(**adapter),
+    }
+    return AnsweredRow(**line | answers)

@@ -1,0 +1,93 @@
+"""The end of a run in a terminal: what was measured, three answers, where the report lies."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from qatune.data.records import AnsweredRow
+from qatune.report import figures, inputs
+from qatune.store import artifacts
+from qatune.store.objects import Store
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+_SHOWN_ROWS = 3
+_SHOWN_CHARACTERS = 400
+_WIDTH_ELSEWHERE = 100
+
+
+def print_summary(store: Store, run: str) -> None:
+    """Write the summary of a finished run to stdout; plain text where that is no terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_ELSEWHERE
+    Console(file=sys.stdout, width=width, highlight=False).print(summary(store, run))
+
+
+def summary(store: Store, run: str) -> "Group":
+    """Build the summary; raise MissingInputError for a run that is not finished."""
+    from rich.console import Group
+    from rich.text import Text
+
+    metrics = inputs.metrics(store, run)
+    found = inputs.load(store, run, artifacts.bound_recipe(store, run))
+    counters = found.stages["train"].counters if "train" in found.stages else {}
+    before, after = counters.get("heldout_loss_before"), counters.get("heldout_loss_after")
+    parts: list[Text | Table] = []
+    if isinstance(before, float) and isinstance(after, float):
+        parts.append(Text(f"held-out loss {figures.change(before, after)}", style="bold"))
+    parts += [_measures(metrics), _answers(chosen(found.answered))]
+    parts.append(Text(f"report: {store.uri}/runs/{run}/evaluate/report.html"))
+    return Group(*parts)
+
+
+def chosen(rows: list[AnsweredRow]) -> list[AnsweredRow]:
+    """Take rows whose answers are neither the shortest nor the longest: always the same ones."""
+
+    def length(row: AnsweredRow) -> int:
+        answers = (row.base.text, row.adapter.text if row.adapter else "", row.expected or "")
+        return sum(map(len, answers))
+
+    ordered = sorted(rows, key=lambda row: (length(row), row.id))
+    first = max((len(ordered) - _SHOWN_ROWS) // 2, 0)
+    return ordered[first : first + _SHOWN_ROWS]
+
+
+def _measures(metrics: dict[str, object]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table("measure", "better", box=box.SIMPLE_HEAD)
+    for name in ("base", "adapter", "difference"):
+        table.add_column(name, justify="right")
+    for line in figures.table(metrics):
+        table.add_row(line.label, line.better, line.base, line.adapter, line.difference)
+    return table
+
+
+def _answers(rows: list[AnsweredRow]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for name in ("question", "expected", "base", "adapter"):
+        table.add_column(name, ratio=1, overflow="fold")
+    for row in rows:
+        texts = (
+            row.question,
+            row.expected,
+            row.base.text,
+            row.adapter.text if row.adapter else None,
+        )
+        table.add_row(*(Text(_cut(text)) for text in texts))
+    return table
+
+
+def _cut(text: str | None) -> str:
+    """Shorten, and drop what could steer a terminal."""
+    if text is None:
+        return figures.DASH
+    safe = "".join(sign for sign in text.strip() if sign.isprintable() or sign == "\n")
+    return safe if len(safe) <= _SHOWN_CHARACTERS else safe[:_SHOWN_CHARACTERS].rstrip() + " …"

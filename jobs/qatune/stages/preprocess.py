@@ -1,0 +1,264 @@
+"""Read the rows, check and tokenize them once, and divide them into training and held-out ones."""
+
+import errno
+import json
+import sqlite3
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from qatune import log
+from qatune.config import Data
+from qatune.data import lengths, parts, readers, splits
+from qatune.data.ahead import ahead
+from qatune.data.hashing import HashedFile
+from qatune.data.lengths import Lengths
+from qatune.data.prompts import Template
+from qatune.data.records import ROWS
+from qatune.data.selection import Batch, Candidate, Selection, batched
+from qatune.errors import BadDataError, UnavailableError
+from qatune.model.loading import load_tokenizer
+from qatune.model.tokenizing import Encoded, RowTokenizer, all_cores
+from qatune.store.artifacts import StageRun
+from qatune.store.objects import ObjectRef
+from qatune.store.sources import SourceFile, data_files, model_folder
+
+SHOWN_CHARACTERS = 200
+"""As much of a rejected row's texts is kept."""
+
+_ADVICE = "make room or set TMPDIR, then run again"
+
+
+def run(stage: StageRun) -> None:
+    """Turn `data` into the train and test rows of the run.
+
+    Raises BadDataError for files or rows that cannot be used, UnavailableError for a full disk.
+    """
+    data, model = stage.recipe.data, stage.recipe.model
+    with stage.timed("loading"):
+        sources = _readable(data_files(data.source, data.revision, data.files), data)
+        folder = model_folder(model.source, model.revision).path
+        tokenizer = RowTokenizer(load_tokenizer(folder))
+    with tempfile.TemporaryDirectory(prefix="qatune-") as name, _disk_errors_named():
+        scratch = Path(name)
+        with stage.timed("working"), all_cores():
+            work = _read_and_tokenize(stage, sources, tokenizer, scratch)
+            held_out = splits.held_out(data.split, work.kept, work.groups)
+        _save(stage, work, held_out, scratch)
+    _count(stage, work, int(held_out.sum()))
+    stage.finish()
+
+
+def _readable(sources: list[SourceFile], data: Data) -> list[SourceFile]:
+    """Leave out what stands beside the data, as the README of a dataset on the hub."""
+    chosen = [source for source in sources if readers.format_suffix(source.name)]
+    if not chosen:
+        raise BadDataError(
+            f"{sources[0].uri if len(sources) == 1 else data.source}: unknown kind of file; "
+            + readers.known_names()
+        )
+    for source in sources:
+        if source not in chosen:
+            log.get().info("not a data file, left out", file=source.uri)
+    return chosen
+
+
+@dataclass
+class _Work:
+    """What one pass over the files leaves, besides the spooled rows."""
+
+    inputs: list[ObjectRef] = field(default_factory=list)
+    read: int = 0
+    kept: int = 0
+    ids: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    groups: "array[int]" = field(default_factory=lambda: array("Q"))
+    tokens: Lengths = field(default_factory=Lengths)
+    characters: Lengths = field(default_factory=Lengths)
+
+
+def _read_and_tokenize(
+    stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, scratch: Path
+) -> _Work:
+    """Pass over the files once: reading, tokenizing and writing each work in their own thread."""
+    data, work = stage.recipe.data, _Work()
+    source_bytes = _Bytes()
+    with (
+        closing(Selection(data, tokenizer.fewest_tokens)) as selection,
+        parts.spool_writer(scratch / "spool") as spool,
+        (scratch / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejected,
+        stage.progress("reading", sum(source.size for source in sources), "bytes") as progress,
+    ):
+        chosen = ahead(_chosen(sources, data, selection, work, source_bytes))
+        for batch, encoded in ahead(_encoded(chosen, data, tokenizer), depth=1):
+            kept = _kept(batch, encoded, data, work)
+            _write_rejected(batch, rejected, work)
+            spool.write_batch(_row_batch(batch.candidates, kept, encoded, tokenizer))
+            _take_account(batch.candidates, kept, encoded, data, work)
+            progress.advance(source_bytes.taken(), rows=work.kept)
+    _refuse_nothing(work, data)
+    return work
+
+
+class _Bytes:
+    """Bytes read by one thread, shown by another."""
+
+    def __init__(self) -> None:
+        self.done = self._shown = 0
+
+    def taken(self) -> int:
+        """Return what came since the last call."""
+        done, before = self.done, self._shown
+        self._shown = done
+        return done - before
+
+
+def _chosen(
+    sources: list[SourceFile], data: Data, selection: Selection, work: _Work, count: _Bytes
+) -> Iterator[Batch]:
+    for source in sources:
+        with source.open() as raw:
+            file = HashedFile(raw, whole=readers.needs_seeking(source.name))
+            before = count.done
+            for records in batched(readers.read_rows(file, source.name, source.uri, data.columns)):
+                count.done = before + file.position
+                yield selection.select(records)
+            sha256, size = file.finish()
+            count.done = before + size
+            work.inputs.append(ObjectRef(source.uri, sha256, size))
+
+
+def _encoded(
+    batches: Iterable[Batch], data: Data, tokenizer: RowTokenizer
+) -> Iterator[tuple[Batch, Encoded]]:
+    template = Template.of(data)
+    for batch in batches:
+        rows = [row.source for row in batch.candidates]
+        prompts = [template.prompt(row.question) for row in rows]
+        completions = [template.completion(row.answer) for row in rows]
+        yield batch, tokenizer.encode(prompts, completions)
+
+
+def _kept(batch: Batch, encoded: Encoded, data: Data, work: _Work) -> Any:
+    """Return the indexes of the candidates within the limit; reject the others."""
+    work.tokens.add(encoded.lengths.tolist())
+    work.characters.add(row.characters for row in batch.candidates)
+    work.characters.add(batch.too_long)
+    if data.length_unit == "characters":
+        return np.arange(len(batch.candidates))
+    fits = encoded.lengths <= data.max_length
+    batch.rejected.extend(
+        batch.candidates[int(index)].rejected("too_long") for index in np.flatnonzero(~fits)
+    )
+    return np.flatnonzero(fits)
+
+
+def _write_rejected(batch: Batch, file: IO[str], work: _Work) -> None:
+    work.read += batch.read
+    work.rejected.update(row.reason for row in batch.rejected)
+    # A batch lies within one file, so its rows' numbers are the order of reading.
+    for row in sorted(batch.rejected, key=lambda row: row.row):
+        cut = replace(row, question=_cut(row.question), answer=_cut(row.answer))
+        file.write(json.dumps(asdict(cut), ensure_ascii=False) + "\n")
+
+
+def _cut(text: str | None) -> str | None:
+    """Shorten a text, and show bytes that are not UTF-8 as U+FFFD."""
+    if text is None:
+        return None
+    return text[:SHOWN_CHARACTERS].encode(errors="surrogatepass").decode(errors="replace")
+
+
+def _row_batch(
+    candidates: Iterable[Candidate], kept: Any, encoded: Encoded, tokenizer: RowTokenizer
+) -> pa.RecordBatch:
+    listed = list(candidates)
+    rows = [listed[index] for index in kept]
+    columns = [
+        pa.array([row.id for row in rows], pa.string()),
+        pa.array([row.source.file for row in rows], pa.string()),
+        pa.array([row.source.row for row in rows], pa.int64()),
+        pa.array([row.source.question for row in rows], pa.string()),
+        pa.array([row.source.answer for row in rows], pa.string()),
+        tokenizer.ids(encoded, kept),
+        pa.array(encoded.prompt_lengths[kept], pa.int32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=ROWS)
+
+
+def _take_account(
+    candidates: Iterable[Candidate], kept: Any, encoded: Encoded, data: Data, work: _Work
+) -> None:
+    listed = list(candidates)
+    work.kept += len(kept)
+    work.ids += int(encoded.lengths[kept].sum())
+    if data.split.method == "group":
+        seed = data.split.seed
+        work.groups.extend(splits.group_hash(listed[index].source.question, seed) for index in kept)
+
+
+def _refuse_nothing(work: _Work, data: Data) -> None:
+    if not work.read:
+        raise BadDataError(f"{data.source}: there is no row in it, only a header")
+    if not work.kept:
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in work.rejected.most_common())
+        raise BadDataError(
+            f"{data.source}: none of its {work.read:,} rows can be used ({counts}); "
+            "check data.columns, data.template and data.max_length"
+        )
+
+
+def _save(stage: StageRun, work: _Work, held_out: Any, scratch: Path) -> None:
+    with (
+        stage.timed("working"),
+        stage.progress("writing", work.kept, "rows") as progress,
+    ):
+        for path in parts.divide(scratch / "spool", held_out, scratch):
+            rows = parquet.read_metadata(path).num_rows
+            stage.create(path.name, path)
+            path.unlink()
+            progress.advance(rows)
+    stage.create("rejected.jsonl", scratch / "rejected.jsonl")
+    summary = lengths.summary(stage.recipe.data, work.tokens, work.characters)
+    stage.create("lengths.json", (json.dumps(summary, indent=1) + "\n").encode())
+    stage.create("lengths.svg", lengths.picture(summary))
+
+
+def _count(stage: StageRun, work: _Work, test: int) -> None:
+    stage.used(work.inputs)
+    stage.counters.update(
+        rows_read=work.read,
+        rows_kept=work.kept,
+        rows_train=work.kept - test,
+        rows_test=test,
+        **{f"rejected_{reason}": count for reason, count in sorted(work.rejected.items())},
+        tokens=work.ids,
+        bytes_read=sum(ref.size for ref in work.inputs),
+    )
+    log.get().info("rows divided", train=work.kept - test, test=test, tokens=work.ids)
+    for reason, count in work.rejected.most_common():
+        log.get().info("rows rejected", reason=reason, rows=count)
+
+
+@contextmanager
+def _disk_errors_named() -> Iterator[None]:
+    """Say in one line what the disk for temporary files, or the one with the data, did not do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        what = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
+        where = error.filename or tempfile.gettempdir()
+        raise UnavailableError(f"{where}: {what}; {_ADVICE}") from error
+    except sqlite3.OperationalError as error:
+        raise UnavailableError(f"{tempfile.gettempdir()}: {error}; {_ADVICE}") from error
