@@ -80,9 +80,9 @@ def measured(what: str, file: Path, model: Path) -> dict[str, float]:
 
 
 def compare(folder: Path, rows: int, repeats: int) -> dict[str, float]:
-    import make_reference_csv
-
     from tests.support.tiny import tiny_gpt2
+
+    import make_reference_csv
 
     model = tiny_gpt2(folder / "gpt2")
     large, small = folder / "large.csv", folder / "small.csv"

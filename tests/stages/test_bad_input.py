@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import yaml
+from tests.support.tiny import tiny_llama
 
 from qatune import cli, log
 from qatune.store.opening import open_store
-from tests.support.tiny import tiny_llama
 
 GOOD = "question,answer\n" + "".join(f"What is {n}?,It is {n}.\n" for n in range(20))
 

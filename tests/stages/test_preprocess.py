@@ -3,11 +3,13 @@ import errno
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from tests.support.tiny import tiny_gpt2, tiny_llama
 
 from qatune import recipe
 from qatune.data.records import ROWS
@@ -17,7 +19,6 @@ from qatune.stages import preprocess
 from qatune.store import manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.memory import MemoryStore
-from tests.support.tiny import tiny_gpt2, tiny_llama
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -117,8 +118,8 @@ def test_a_prompt_never_ends_with_the_eos_that_a_tokenizer_adds(rows_csv, llama,
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin|> $A <|end|>", special_tokens=[("<|begin|>", 0), ("<|end|>", 1)]
     )
+    shutil.copytree(llama, tmp_path / "ending")
     tokenizer.save_pretrained(tmp_path / "ending")
-    (tmp_path / "ending/config.json").write_bytes((llama / "config.json").read_bytes())
     for row in stored(preprocessed(rows_csv, tmp_path / "ending")):
         assert row["input_ids"].count(1) == 1
         assert row["input_ids"][-1] == 1
@@ -186,7 +187,7 @@ class FailingStore(MemoryStore):
         return super().create(key, source)
 
 
-@pytest.mark.parametrize("creates", range(1, 7))
+@pytest.mark.parametrize("creates", [1, 2, 4, 6])
 def test_a_retry_after_a_failure_writes_the_same_bytes(rows_csv, gpt2, creates):
     whole = objects(preprocessed(rows_csv, gpt2))
     store = FailingStore()
