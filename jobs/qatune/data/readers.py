@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader, RawIOBase, TextIOWrapper
+from itertools import chain
 from pathlib import PurePath
 from typing import Any, BinaryIO, cast
 
@@ -92,12 +94,13 @@ def _record(where: str, row: int, texts: Sequence[Any]) -> Record:
 def _fault(texts: Sequence[Any]) -> Reason | None:
     if None in texts or (len(texts) > 2 and texts[2] == ""):  # noqa: PLR2004
         return "null"
-    if not all(isinstance(text, str) for text in texts):
-        return "malformed"
-    if not all(_is_unicode(text) for text in texts):
-        return "undecodable"
-    if any("\0" in text for text in texts):
-        return "nul_byte"
+    for text in texts:
+        if not isinstance(text, str):
+            return "malformed"
+        if not _is_unicode(text):
+            return "undecodable"
+        if "\0" in text:
+            return "nul_byte"
     if not texts[0].strip():
         return "empty_question"
     return None if texts[1].strip() else "empty_answer"
@@ -148,70 +151,65 @@ def _refuse_other_content(file: BufferedReader, where: str, kind: str) -> bytes:
     return head
 
 
-class _Lines:
-    """Physical lines of a text file, watched: how many, how long a record, and the end."""
+class _End:
+    """An iterator over nothing, which knows whether it was asked."""
 
-    def __init__(self, file: BufferedReader, where: str) -> None:
-        self._text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        self._where = where
-        self.record_starts = 1
-        self.ended = False
-        self._number = 0
-        self._length = 0
+    reached = False
 
     def __iter__(self) -> Iterator[str]:
-        readline = self._text.readline
-        while line := readline(RECORD_BYTES):
-            self._number += 1
-            self._length += len(line)
-            if self._length >= RECORD_BYTES:
-                raise BadDataError(
-                    f"{self._where}: the record that starts in line {self.record_starts} goes on "
-                    f"for more than {RECORD_BYTES >> 20} MiB: is a quote never closed there?"
-                )
-            yield line
-        self.ended = True
+        return self
 
-    def next_record(self) -> None:
-        self.record_starts = self._number + 1
-        self._length = 0
+    def __next__(self) -> str:
+        self.reached = True
+        raise StopIteration
+
+
+def _csv_records(file: BufferedReader, where: str) -> Iterator[list[str]]:
+    """Yield the cells of each record, header included, blank lines not.
+
+    A quote that is never closed is a BadDataError: it would swallow all rows after it.
+    """
+    csv.field_size_limit(RECORD_BYTES - 1)
+    text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    end = _End()
+    # There are many lines to a record: nothing here may call Python code for each.
+    cells = csv.reader(chain(iter(partial(text.readline, RECORD_BYTES), ""), end))
+    starts = 1
+    try:
+        for record in cells:
+            if end.reached and record:  # it took the file's end to close this one
+                raise _open_quote(where, record[-1], cells.line_num)
+            if record:
+                yield record
+            starts = cells.line_num + 1
+    except csv.Error:
+        raise BadDataError(
+            f"{where}: the record that starts in line {starts} goes on for more than "
+            f"{RECORD_BYTES >> 20} MiB: is a quote never closed there?"
+        ) from None
+
+
+def _open_quote(where: str, cell: str, last_line: int) -> BadDataError:
+    newlines = len(_NEWLINE.findall(cell)) - cell.endswith(("\r", "\n"))
+    return BadDataError(
+        f"{where}: the quote that opens in line {last_line - newlines} is never closed; "
+        "close it, or write it twice inside a quoted cell"
+    )
 
 
 def read_csv(file: BufferedReader, where: str, columns: Columns) -> Iterator[Record]:
     """Read the csv module's default dialect, with a header."""
     _refuse_other_content(file, where, "CSV")
-    csv.field_size_limit(RECORD_BYTES)
-    lines = _Lines(file, where)
-    cells = csv.reader(lines)
-    header = next((record for record in cells if record), [])
-    _refuse_open_quote(lines, header, cells, where)
+    records = _csv_records(file, where)
+    header = next(records, [])
     places = _places(where, columns, header)
-    lines.next_record()
-    row = 0
-    for record in cells:
-        _refuse_open_quote(lines, record, cells, where)
-        lines.next_record()
-        if not record:  # a blank line
-            continue
-        row += 1
-        if len(record) != len(header):
-            texts = [record[place] if place < len(record) else None for place in places[:2]]
-            yield Rejected(where, row, "malformed", *texts)
-        else:
+    for row, record in enumerate(records, start=1):
+        if len(record) == len(header):
             # An empty cell is how CSV writes a null.
             yield _record(where, row, [record[place] or None for place in places])
-
-
-def _refuse_open_quote(lines: _Lines, record: list[str], cells: Any, where: str) -> None:
-    """Raise if the file's end closed the record: then a quote in it never was."""
-    if not lines.ended or not record:
-        return
-    newlines = len(_NEWLINE.findall(record[-1])) - record[-1].endswith(("\r", "\n"))
-    opened = cells.line_num - newlines
-    raise BadDataError(
-        f"{where}: the quote that opens in line {opened} is never closed; "
-        "close it, or write it twice inside a quoted cell"
-    )
+        else:
+            texts = [record[place] if place < len(record) else None for place in places[:2]]
+            yield Rejected(where, row, "malformed", *texts)
 
 
 def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[Record]:

@@ -110,7 +110,9 @@ def load_model(
     model_config, tokenizer = load_config(folder), load_tokenizer(folder)
     check_quantization(spec, model_config)
     dtype = resolve_dtype(spec.dtype, note)
-    model = _load_weights(folder, spec, dtype)
+    # On a CPU autocast over float32 weights trains faster than bfloat16 weights do.
+    held = "float32" if for_training and devices.device() == "cpu" else dtype
+    model = _load_weights(folder, spec, dtype if spec.quantization != "none" else held)
     _limit_repacking(model, for_training=for_training)
     # Otherwise generate() warns of sampling settings of the folder that a recipe does not use.
     model.generation_config.pad_token_id = tokenizer.pad_token_id
