@@ -45,8 +45,7 @@ def tokenizer_alone(file: Path, model: Path) -> dict[str, float]:
     from qatune.data.readers import read_rows
     from qatune.data.records import SourceRow
     from qatune.data.selection import batched
-    from qatune.model.loading import load_tokenizer
-    from qatune.model.tokenizing import RowTokenizer, all_cores
+    from qatune.model.tokenizing import RowTokenizer, all_cores, load_tokenizer
 
     template, tokenizer = Template.of(Data(source="-")), RowTokenizer(load_tokenizer(model))
     with file.open("rb") as raw:

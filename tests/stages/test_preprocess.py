@@ -4,6 +4,8 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +16,7 @@ from tests.support.tiny import tiny_gpt2, tiny_llama
 from qatune import recipe
 from qatune.data.records import ROWS
 from qatune.data.seen import SeenSet
-from qatune.errors import BadDataError, BadRecipeError, MissingInputError, UnavailableError
+from qatune.errors import BadDataError, MissingInputError, UnavailableError
 from qatune.stages import preprocess
 from qatune.store import manifests
 from qatune.store.artifacts import StageRun
@@ -268,13 +270,31 @@ def test_a_full_disk_is_one_line(rows_csv, gpt2, monkeypatch, call):
         preprocessed(rows_csv, gpt2)
 
 
-def test_a_tokenizer_without_eos_is_refused():
-    class Silent:
-        eos_token_id = None
-        name_or_path = "mute"
+def test_a_tokenizer_without_eos_is_refused(rows_csv, gpt2, tmp_path):
+    mute = tmp_path / "mute"
+    shutil.copytree(gpt2, mute)
+    config = json.loads((mute / "tokenizer_config.json").read_text())
+    config.pop("eos_token")
+    (mute / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}))
+    with pytest.raises(MissingInputError, match=r"mute: the tokenizer has no EOS token"):
+        preprocessed(rows_csv, mute)
 
-    with pytest.raises(BadRecipeError, match="tokenizer of mute has no EOS"):
-        preprocess.RowTokenizer(Silent())
+
+def test_no_torch_is_needed(rows_csv, gpt2, tmp_path):
+    recipe = tmp_path / "plain.yaml"
+    fields = {"model": {"source": str(gpt2)}, "data": {"source": str(rows_csv)}}
+    recipe.write_text(json.dumps({"recipe": fields}))
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from qatune.cli import main\n"
+        f"sys.argv = ['qatune', 'preprocess', '--run', 'x', '--recipe', {str(recipe)!r},"
+        f" '--store', {str(tmp_path / 'store')!r}]\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store/runs/x/preprocess/manifest.json").is_file()
 
 
 def test_the_reference_counts(tmp_path, gpt2):

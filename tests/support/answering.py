@@ -12,7 +12,8 @@ from qatune.data.records import ROWS
 from qatune.data.requests import Question
 from qatune.model import adapters
 from qatune.model.answering import encode
-from qatune.model.loading import LoadedModel, load_model, load_tokenizer
+from qatune.model.loading import LoadedModel, load_model
+from qatune.model.tokenizing import load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import describe_source
 

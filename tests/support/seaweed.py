@@ -52,7 +52,8 @@ def running(weed: str, folder: Path):
     flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     command = [
         weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        "-volume.max=20", "-master.volumeSizeLimitMB=64", f"-s3.config={config}", *flags,
+        "-volume.max=20", "-master.volumeSizeLimitMB=64", f"-s3.config={config}",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", *flags,
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports[names.index('s3.port')]}"
     with (folder / "weed.log").open("wb") as log:

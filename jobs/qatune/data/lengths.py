@@ -12,6 +12,8 @@ from qatune.config import Data
 _BINS = 48
 _GREY = "#808080"  # readable on white and on black
 _BLUE = "#3b82d0"
+_RED = "#d9534f"
+_FAR = 2
 
 
 class Lengths:
@@ -91,12 +93,18 @@ def _draw(axes: Any, lengths: dict[str, Any]) -> None:
     edges, width = shown["edges"], shown["edges"][1] - shown["edges"][0]
     # The last bin may reach far: it is drawn as wide as the others.
     axes.bar(edges[:-1], shown["counts"], width=width * 0.9, align="edge", color=_BLUE)
-    axes.axvline(limit, color="#d9534f", linewidth=1.5)
+    end = edges[-2] + width
+    near = limit <= _FAR * shown["max"]  # a line far away would leave the rows a narrow strip
+    if near:
+        end = max(end, limit * 1.05)
+        axes.axvline(limit, color=_RED, linewidth=1.5)
     axes.annotate(
-        f"limit {limit:,}", (limit, 1), xycoords=("data", "axes fraction"), xytext=(4, -12),
-        textcoords="offset points", color="#d9534f",
+        f"limit {limit:,}" if near else f"limit {limit:,}, far to the right",
+        (limit if near else end, 1), xycoords=("data", "axes fraction"),
+        xytext=(4 if near else -4, -12), textcoords="offset points", color=_RED,
+        ha="left" if near else "right",
     )  # fmt: skip
-    axes.set_xlim(0, max(edges[-2] + width, limit * 1.05))
+    axes.set_xlim(0, end)
     axes.set_xlabel(f"{lengths['unit']} per row (longest: {shown['max']:,})", color=_GREY)
     axes.set_ylabel("rows", color=_GREY)
     axes.tick_params(colors=_GREY)

@@ -1,8 +1,5 @@
 """Base models and tokenizers from a local folder, quantized if the recipe says so."""
 
-import logging
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +7,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from qatune import config
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.model import devices
+from qatune.model.tokenizing import LOCAL, load_tokenizer, one_line, quiet
 
 UNBOUNDED = 2**31 - 1
 _NF4_BLOCK = 64  # weights that share a quantization constant, in bitsandbytes
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -42,17 +38,10 @@ def prepare_process() -> None:
     """Set what holds for a whole process; call it before torch's threads start.
 
     Numbers below the smallest normal one become zero: arithmetic with them made a training step
-    on a CPU 30 times slower, and threads take the setting over only as they start. The libraries'
-    bars and advice stay off the terminal; their errors still raise.
+    on a CPU 30 times slower, and threads take the setting over only as they start.
     """
     torch.set_flush_denormal(True)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # It advises to fetch kernels from the hub.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # peft asks transformers for a property by its old name.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet()
 
 
 def load_config(folder: Path) -> Any:
@@ -61,28 +50,9 @@ def load_config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise MissingInputError(f"{folder}: not a model: there is no config.json")
     try:
-        return AutoConfig.from_pretrained(folder, **_LOCAL)
+        return AutoConfig.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MissingInputError(f"{folder}: unusable config.json: {_line(error)}") from error
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load a fast tokenizer that can pad. Raises MissingInputError."""
-    prepare_process()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_LOCAL)
-    except Exception as error:  # the Rust tokenizers raise bare Exception for a corrupt file
-        raise MissingInputError(f"{folder}: no usable tokenizer: {_line(error)}") from error
-    if not tokenizer.is_fast:
-        raise MissingInputError(f"{folder}: no fast tokenizer (tokenizer.json) for this model")
-    if tokenizer.eos_token_id is None:
-        raise MissingInputError(
-            f"{folder}: the tokenizer has no EOS token, so answers could never end; "
-            "set eos_token in its tokenizer_config.json"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        raise MissingInputError(f"{folder}: unusable config.json: {one_line(error)}") from error
 
 
 def positions(model_config: Any) -> int:
@@ -150,12 +120,12 @@ def _load_weights(folder: Path, spec: config.Model, dtype: str) -> Any:
             device_map={"": devices.device()},
             quantization_config=_quantization(spec, dtype),
             output_loading_info=True,
-            **_LOCAL,
+            **LOCAL,
         )
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise MissingInputError(f"{folder}: weights cannot be loaded: {_line(error)}") from error
+        raise MissingInputError(f"{folder}: weights cannot be loaded: {one_line(error)}") from error
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.
         name, count = min(found["missing_keys"]), len(found["missing_keys"])
@@ -188,8 +158,3 @@ def _limit_repacking(model: Any, *, for_training: bool) -> None:
             whole_blocks = module.in_features % _NF4_BLOCK == 0
             if for_training or not whole_blocks:
                 module.support_avx512bf16_for_cpu = False
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."  # noqa: PLR2004

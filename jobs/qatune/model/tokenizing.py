@@ -1,16 +1,62 @@
-"""Texts to ids, many rows at a time, without Python work per token."""
+"""Tokenizers, and texts to ids: many rows at a time, without Python work per token.
 
+The CPU stage that uses this has no torch.
+"""
+
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
-from qatune.errors import BadRecipeError
+from qatune.errors import MissingInputError
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+def quiet() -> None:
+    """Keep the libraries' bars and advice off the terminal; their errors still raise."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # It advises to fetch kernels from the hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft asks transformers for a property by its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a fast tokenizer that can pad. Raises MissingInputError."""
+    quiet()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **LOCAL)
+    except Exception as error:  # the Rust tokenizers raise bare Exception for a corrupt file
+        raise MissingInputError(f"{folder}: no usable tokenizer: {one_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise MissingInputError(f"{folder}: no fast tokenizer (tokenizer.json) for this model")
+    if tokenizer.eos_token_id is None:
+        raise MissingInputError(
+            f"{folder}: the tokenizer has no EOS token, so answers could never end; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def one_line(error: Exception) -> str:
+    """Return a library's message as part of a line of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
@@ -25,17 +71,9 @@ class Encoded:
 
 
 class RowTokenizer:
-    """Encodes prompt and completion apart, so that a prompt's ids begin the row's always.
-
-    Raises BadRecipeError for a tokenizer without EOS: an answer could not end.
-    """
+    """Encodes prompt and completion apart, so that a prompt's ids begin the row's always."""
 
     def __init__(self, tokenizer: Any) -> None:
-        if tokenizer.eos_token_id is None:
-            raise BadRecipeError(
-                f"recipe.model.source: the tokenizer of {tokenizer.name_or_path} has no EOS token, "
-                "so answers could never end; choose another model, or set its eos_token"
-            )
         self.eos = int(tokenizer.eos_token_id)
         self._rust = tokenizer.backend_tokenizer
         self._rust.no_truncation()

@@ -26,8 +26,7 @@ from qatune.data.prompts import Template
 from qatune.data.records import ROWS
 from qatune.data.selection import Batch, Candidate, Selection, batched
 from qatune.errors import BadDataError, UnavailableError
-from qatune.model.loading import load_tokenizer
-from qatune.model.tokenizing import Encoded, RowTokenizer, all_cores
+from qatune.model.tokenizing import Encoded, RowTokenizer, all_cores, load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import ObjectRef
 from qatune.store.sources import SourceFile, data_files, model_folder

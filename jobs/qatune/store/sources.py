@@ -61,7 +61,7 @@ def data_files(source: str, revision: str | None, files: str = "*") -> list[Sour
     elif source.startswith("s3://"):
         found = list(_bucket_files(source, files))
     else:
-        found = [_local(path, str(path)) for path in _local_paths(source, files)]
+        found = [_local(path, _as_written(path, source)) for path in _local_paths(source, files)]
     if not found:
         raise MissingInputError(f"{source}: no such file, and nothing matches; {_HINT}")
     return sorted(found, key=lambda file: file.uri)
@@ -109,6 +109,12 @@ def _local_paths(source: str, files: str) -> list[Path]:
             return [path]
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob wants a root)
         return [Path(name) for name in names if Path(name).is_file()]
+
+
+def _as_written(path: Path, source: str) -> str:
+    """Name a file below `~` as the recipe does: manifests travel, home folders do not."""
+    in_home = source.startswith("~/") and path.is_relative_to(Path.home())
+    return f"~/{path.relative_to(Path.home())}" if in_home else str(path)
 
 
 def _local(path: Path, uri: str) -> SourceFile:
