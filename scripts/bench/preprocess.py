@@ -3,22 +3,29 @@
     python scripts/bench/preprocess.py [--rows 136108] [--repeats 3]
 
 Each measurement is a process of its own; product and tokenizer take turns. The tokenizer alone
-gets the same texts in the same batches, already in memory. Loading it is left out of both. On a
-machine that others use, too, the share by CPU seconds is steadier than the one by wall clock.
+gets the same texts in the same batches, already in memory: once as the library does it, each batch
+spread over its threads, and once as the product does it, a batch to each thread. Loading it is left
+out of all. On a machine that others use, too, the share by CPU seconds is steadier than the one by
+wall clock.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "jobs"), str(ROOT / "scripts")]
+
+Texts = list[tuple[list[str], list[str]]]
+"""Prompts and completions, batch by batch."""
 
 
 def product(file: Path, model: Path) -> dict[str, float]:
@@ -38,37 +45,50 @@ def product(file: Path, model: Path) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "rows": float(stage.counters["rows_read"] or 0)}
 
 
-def tokenizer_alone(file: Path, model: Path) -> dict[str, float]:
-    """Encode the prompts and completions of `file`, in the batches of the stage."""
+def library_threads(file: Path, model: Path) -> dict[str, float]:
+    """Encode the texts of `file` a batch at a time, each on all cores by the library's threads."""
+    from qatune.model.tokenizing import RowTokenizer, load_tokenizer
+
+    tokenizer, texts = RowTokenizer(load_tokenizer(model)), _texts(file)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    return _timed(texts, (tokenizer.encode(*pair) for pair in texts))
+
+
+def batch_threads(file: Path, model: Path) -> dict[str, float]:
+    """Encode the texts of `file` with a batch to each thread, as the stage does."""
+    from qatune.data.ahead import mapped_ahead
+    from qatune.model.tokenizing import RowTokenizer, load_tokenizer
+
+    tokenizer, texts = RowTokenizer(load_tokenizer(model)), _texts(file)
+    return _timed(texts, mapped_ahead(lambda pair: tokenizer.encode(*pair), texts))
+
+
+def _timed(texts: Texts, encoded: Iterable[object]) -> dict[str, float]:
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in encoded:
+        pass
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {"seconds": seconds, "cpu": cpu, "rows": float(sum(len(pair[0]) for pair in texts))}
+
+
+def _texts(file: Path) -> Texts:
+    """Return the prompts and completions of `file`, in the batches of the stage."""
     from qatune.config import Columns, Data
     from qatune.data.prompts import Template
     from qatune.data.readers import read_rows
     from qatune.data.records import SourceRow
     from qatune.data.selection import batched
-    from qatune.model.tokenizing import RowTokenizer, all_cores, load_tokenizer
 
-    template, tokenizer = Template.of(Data(source="-")), RowTokenizer(load_tokenizer(model))
+    template, texts = Template.of(Data(source="-")), []
     with file.open("rb") as raw:
-        batches = [
-            [row for row in batch if isinstance(row, SourceRow)]
-            for batch in batched(read_rows(raw, file.name, file.name, Columns()))
-        ]
-    texts = [
-        (
-            [template.prompt(row.question) for row in batch],
-            [template.completion(row.answer) for row in batch],
-        )
-        for batch in batches
-    ]
-    with all_cores():
-        start, cpu = time.perf_counter(), time.process_time()
-        for prompts, completions in texts:
-            tokenizer.encode(prompts, completions)
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return {"seconds": seconds, "cpu": cpu, "rows": float(sum(map(len, batches)))}
+        for batch in batched(read_rows(raw, file.name, file.name, Columns())):
+            rows = [row for row in batch if isinstance(row, SourceRow)]
+            prompts = [template.prompt(row.question) for row in rows]
+            texts.append((prompts, [template.completion(row.answer) for row in rows]))
+    return texts
 
 
-WHAT = {"product": product, "tokenizer alone": tokenizer_alone}
+WHAT = {"product": product, "library threads": library_threads, "batch threads": batch_threads}
 
 
 def measured(what: str, file: Path, model: Path) -> dict[str, float]:
@@ -93,20 +113,22 @@ def compare(folder: Path, rows: int, repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         for what, found in runs.items():
             found.append(measured(what, large, model))
-    rates = {
-        what: statistics.median(run["mb_per_second"] for run in found)
-        for what, found in runs.items()
-    }
-    cpu = {what: statistics.median(run["cpu"] for run in found) for what, found in runs.items()}
+
+    def median(figure: str, what: str) -> float:
+        return statistics.median(run[figure] for run in runs[what])
+
+    rates = {what: median("mb_per_second", what) for what in WHAT}
     peak = max(run["peak_mb"] for run in runs["product"])
     peak_small = measured("product", small, model)["peak_mb"]
     return {
         "file_mb": large.stat().st_size / 1e6,
         "rows": runs["product"][0]["rows"],
         "product_mb_per_second": rates["product"],
-        "tokenizer_mb_per_second": rates["tokenizer alone"],
-        "share_of_tokenizer": rates["product"] / rates["tokenizer alone"],
-        "share_by_cpu_seconds": cpu["tokenizer alone"] / cpu["product"],
+        "tokenizer_mb_per_second_library_threads": rates["library threads"],
+        "tokenizer_mb_per_second_batch_threads": rates["batch threads"],
+        "share_of_library_threads": rates["product"] / rates["library threads"],
+        "share_of_batch_threads": rates["product"] / rates["batch threads"],
+        "share_by_cpu_seconds": median("cpu", "library threads") / median("cpu", "product"),
         "peak_mb": peak,
         "peak_mb_100_times_smaller": peak_small,
         "peak_mb_difference": peak - peak_small,
@@ -128,7 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(Path(folder), options.rows, options.repeats)
     for name, value in figures.items():
-        print(f"{name.replace('_', ' '):<28} {value:>12,.2f}")
+        print(f"{name.replace('_', ' '):<40} {value:>12,.2f}")
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 

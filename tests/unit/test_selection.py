@@ -1,9 +1,10 @@
+import os
 import threading
 
 import pytest
 
 from qatune.config import Columns, Data
-from qatune.data.ahead import ahead
+from qatune.data.ahead import ahead, mapped_ahead
 from qatune.data.records import Rejected, SourceRow
 from qatune.data.seen import SeenSet, digest
 from qatune.data.selection import BATCH_CHARACTERS, BATCH_ROWS, Selection, batched
@@ -92,3 +93,33 @@ def test_ahead_stops_its_thread_when_the_consumer_stops():
     next(found)
     found.close()
     assert closed.is_set()
+
+
+def test_mapped_ahead_keeps_the_order_while_the_threads_work_side_by_side():
+    together = threading.Barrier(2, timeout=10)  # breaks where one waits for the other's end
+
+    def work(item):
+        together.wait()
+        return item * 10
+
+    assert list(mapped_ahead(work, range(6))) == [0, 10, 20, 30, 40, 50]
+
+
+def test_mapped_ahead_raises_in_the_order_of_the_items():
+    def work(item):
+        if item == 3:
+            raise ValueError("broken")
+        return item
+
+    found = mapped_ahead(work, range(100))
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="broken"):
+        next(found)
+
+
+def test_mapped_ahead_reads_no_further_than_its_threads_need():
+    read = []
+    found = mapped_ahead(str, (read.append(item) or item for item in range(1000)))
+    assert next(found) == "0"
+    assert len(read) < 50 + os.cpu_count()
+    found.close()

@@ -1,11 +1,15 @@
 """Let one part of a pipeline work while the next one is busy."""
 
+import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _WAKE_SECONDS = 0.1
 
@@ -15,7 +19,7 @@ class _End:
         self.error = error
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
     """Iterate in a thread of its own, at most `depth` items ahead.
 
     What the thread raises is raised here. It stops when the consumer does.
@@ -32,6 +36,26 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
     finally:
         stopped.set()
         thread.join()
+
+
+def mapped_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `work(item)` of each item, in order, while all cores work on the next ones.
+
+    For work that leaves the GIL. What it raises is raised here, in the order of the items.
+    """
+    # One thread more than cores: a thread that waits for the GIL leaves its core to another.
+    threads = len(os.sched_getaffinity(0)) + 1
+    under_way: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                under_way.append(pool.submit(work, item))
+                if len(under_way) > threads:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _produce(

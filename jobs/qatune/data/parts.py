@@ -1,12 +1,14 @@
 """Rows on disk: one spool while they come in, then parts of bounded size for each side."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
+from qatune.data.ahead import ahead
 from qatune.data.records import ROWS
 
 PART_ROWS = 50_000
@@ -25,15 +27,21 @@ def divide(spool: Path, held_out: Any, folder: Path) -> Iterator[Path]:
     `held_out` marks each row. The same rows give the same bytes.
     """
     sides = {False: _Parts(folder, "train"), True: _Parts(folder, "test")}
+    with closing(ahead(_sided(spool, held_out), depth=8)) as pieces:
+        for side, rows in pieces:
+            yield from sides[side].add(rows)
+    for parts in sides.values():
+        yield from parts.close()
+
+
+def _sided(spool: Path, held_out: Any) -> Iterator[tuple[bool, pa.RecordBatch]]:
     done = 0
     with ipc.open_stream(str(spool)) as rows:
         for batch in rows:
             mask = held_out[done : done + len(batch)]
             done += len(batch)
-            for side, parts in sides.items():
-                yield from parts.add(batch.filter(pa.array(mask == side)))
-    for parts in sides.values():
-        yield from parts.close()
+            for side in (False, True):
+                yield side, batch.filter(pa.array(mask == side))
 
 
 class _Parts:
@@ -45,17 +53,20 @@ class _Parts:
         self._path = folder
         self._number = self._rows = self._bytes = 0
         self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
 
     def add(self, batch: pa.RecordBatch) -> Iterator[Path]:
         while len(batch):
             room = PART_ROWS - self._rows
             first, batch = batch[:room], batch[room:]
             self._waiting.append(first)
+            size = first.nbytes
             self._rows += len(first)
-            self._bytes += first.nbytes
+            self._bytes += size
+            self._waiting_bytes += size
             if self._rows >= PART_ROWS or self._bytes >= PART_BYTES:
                 yield from self.close()
-            elif sum(waiting.nbytes for waiting in self._waiting) >= _GROUP_BYTES:
+            elif self._waiting_bytes >= _GROUP_BYTES:
                 self._flush()
 
     def close(self) -> Iterator[Path]:
@@ -81,3 +92,4 @@ class _Parts:
             )
         self._writer.write_table(pa.Table.from_batches(self._waiting))
         self._waiting = []
+        self._waiting_bytes = 0

@@ -9,7 +9,7 @@ from qatune.data.records import Reason, Rejected, SourceRow
 from qatune.data.seen import SeenSet, digest
 
 BATCH_ROWS = 1024
-BATCH_CHARACTERS = 1 << 18
+BATCH_CHARACTERS = 1 << 19
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ The CPU stage that uses this has no torch.
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +30,7 @@ def quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # peft asks transformers for a property by its old name.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    # A batch to each thread of ours keeps the cores busier than each batch in threads of theirs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -87,7 +87,7 @@ class RowTokenizer:
         return len(text.encode()) // self._longest
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> Encoded:
-        """Encode a batch. Runs outside of the GIL, on all cores within `all_cores`."""
+        """Encode a batch, on one core and outside of the GIL."""
         heads = self._rust.encode_batch_fast(prompts, add_special_tokens=True)
         tails = self._rust.encode_batch_fast(completions, add_special_tokens=False)
         starts = np.fromiter(map(len, heads), np.int32, len(heads)) - np.int32(self._dropped)
@@ -108,17 +108,3 @@ class RowTokenizer:
         if self._dropped:
             prompt = prompt[:-1]
         return prompt, encoded.completions[row].ids, (self.eos,)
-
-
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """Let the Rust tokenizer use all cores inside, whatever holds outside."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before

@@ -6,9 +6,10 @@ import sqlite3
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,14 +20,14 @@ from pyarrow import parquet
 from qatune import log
 from qatune.config import Data
 from qatune.data import lengths, parts, readers, splits
-from qatune.data.ahead import ahead
+from qatune.data.ahead import ahead, mapped_ahead
 from qatune.data.hashing import HashedFile
 from qatune.data.lengths import Lengths
 from qatune.data.prompts import Template
 from qatune.data.records import ROWS
 from qatune.data.selection import Batch, Candidate, Selection, batched
 from qatune.errors import BadDataError, UnavailableError
-from qatune.model.tokenizing import Encoded, RowTokenizer, all_cores, load_tokenizer
+from qatune.model.tokenizing import Encoded, RowTokenizer, load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import ObjectRef
 from qatune.store.sources import SourceFile, data_files, model_folder
@@ -49,7 +50,7 @@ def run(stage: StageRun) -> None:
         tokenizer = RowTokenizer(load_tokenizer(folder))
     with tempfile.TemporaryDirectory(prefix="qatune-") as name, _disk_errors_named():
         scratch = Path(name)
-        with stage.timed("working"), all_cores():
+        with stage.timed("working"):
             work = _read_and_tokenize(stage, sources, tokenizer, scratch)
             held_out = splits.held_out(data.split, work.kept, work.groups)
         _save(stage, work, held_out, scratch)
@@ -88,21 +89,21 @@ class _Work:
 def _read_and_tokenize(
     stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, scratch: Path
 ) -> _Work:
-    """Pass over the files once: reading, tokenizing and writing each work in their own thread."""
+    """Pass over the files once: reading, tokenizing and writing work at the same time."""
     data, work = stage.recipe.data, _Work()
     source_bytes = _Bytes()
+    tokenize = partial(_tokenized, data=data, template=Template.of(data), tokenizer=tokenizer)
     with (
         closing(Selection(data, tokenizer.fewest_tokens)) as selection,
         parts.spool_writer(scratch / "spool") as spool,
         (scratch / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejected,
         stage.progress("reading", sum(source.size for source in sources), "bytes") as progress,
+        closing(ahead(_chosen(sources, data, selection, work, source_bytes))) as chosen,
     ):
-        chosen = ahead(_chosen(sources, data, selection, work, source_bytes))
-        for batch, encoded in ahead(_encoded(chosen, data, tokenizer), depth=1):
-            kept = _kept(batch, encoded, data, work)
-            _write_rejected(batch, rejected, work)
-            spool.write_batch(_row_batch(batch.candidates, kept, encoded, tokenizer))
-            _take_account(batch.candidates, kept, encoded, data, work)
+        for done in mapped_ahead(tokenize, chosen):
+            _write_rejected(done.batch, rejected, work)
+            spool.write_batch(done.rows)
+            _take_account(done, data, work)
             progress.advance(source_bytes.taken(), rows=work.kept)
     _refuse_nothing(work, data)
     return work
@@ -136,22 +137,32 @@ def _chosen(
             work.inputs.append(ObjectRef(source.uri, sha256, size))
 
 
-def _encoded(
-    batches: Iterable[Batch], data: Data, tokenizer: RowTokenizer
-) -> Iterator[tuple[Batch, Encoded]]:
-    template = Template.of(data)
-    for batch in batches:
-        rows = [row.source for row in batch.candidates]
-        prompts = [template.prompt(row.question) for row in rows]
-        completions = [template.completion(row.answer) for row in rows]
-        yield batch, tokenizer.encode(prompts, completions)
+@dataclass(frozen=True)
+class _Tokenized:
+    """A batch with the rows of it that are kept."""
+
+    batch: Batch
+    kept: Any
+    """Indexes of the candidates within the limit."""
+    lengths: Any
+    """Ids of each candidate."""
+    rows: pa.RecordBatch
 
 
-def _kept(batch: Batch, encoded: Encoded, data: Data, work: _Work) -> Any:
+def _tokenized(batch: Batch, data: Data, template: Template, tokenizer: RowTokenizer) -> _Tokenized:
+    """Tokenize a batch and reject what is too long; several threads do this at once."""
+    rows = [row.source for row in batch.candidates]
+    encoded = tokenizer.encode(
+        [template.prompt(row.question) for row in rows],
+        [template.completion(row.answer) for row in rows],
+    )
+    kept = _kept(batch, encoded, data)
+    columns = _row_batch(batch.candidates, kept, encoded, tokenizer)
+    return _Tokenized(batch, kept, encoded.lengths, columns)
+
+
+def _kept(batch: Batch, encoded: Encoded, data: Data) -> Any:
     """Return the indexes of the candidates within the limit; reject the others."""
-    work.tokens.add(encoded.lengths.tolist())
-    work.characters.add(row.characters for row in batch.candidates)
-    work.characters.add(batch.too_long)
     if data.length_unit == "characters":
         return np.arange(len(batch.candidates))
     fits = encoded.lengths <= data.max_length
@@ -178,10 +189,9 @@ def _cut(text: str | None) -> str | None:
 
 
 def _row_batch(
-    candidates: Iterable[Candidate], kept: Any, encoded: Encoded, tokenizer: RowTokenizer
+    candidates: Sequence[Candidate], kept: Any, encoded: Encoded, tokenizer: RowTokenizer
 ) -> pa.RecordBatch:
-    listed = list(candidates)
-    rows = [listed[index] for index in kept]
+    rows = [candidates[index] for index in kept]
     columns = [
         pa.array([row.id for row in rows], pa.string()),
         pa.array([row.source.file for row in rows], pa.string()),
@@ -194,15 +204,16 @@ def _row_batch(
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-def _take_account(
-    candidates: Iterable[Candidate], kept: Any, encoded: Encoded, data: Data, work: _Work
-) -> None:
-    listed = list(candidates)
-    work.kept += len(kept)
-    work.ids += int(encoded.lengths[kept].sum())
+def _take_account(done: _Tokenized, data: Data, work: _Work) -> None:
+    candidates = done.batch.candidates
+    work.tokens.add(done.lengths.tolist())
+    work.characters.add(row.characters for row in candidates)
+    work.characters.add(done.batch.too_long)
+    work.kept += len(done.kept)
+    work.ids += int(done.lengths[done.kept].sum())
     if data.split.method == "group":
-        seed = data.split.seed
-        work.groups.extend(splits.group_hash(listed[index].source.question, seed) for index in kept)
+        seed, kept = data.split.seed, (candidates[index].source for index in done.kept)
+        work.groups.extend(splits.group_hash(row.question, seed) for row in kept)
 
 
 def _refuse_nothing(work: _Work, data: Data) -> None:
