@@ -11,7 +11,7 @@ from qatune.data.prompts import Template
 from qatune.data.records import Answer, AnsweredRow, FailedRow
 from qatune.data.requests import Fault, Question
 from qatune.errors import QatuneError
-from qatune.model import engines
+from qatune.model import devices, engines
 from qatune.model.engines import Completion, Engine, Failure, Request
 from qatune.model.loading import LoadedModel
 from qatune.model.scoring import Row, Scored, score
@@ -129,7 +129,7 @@ class Answerer:
         except (torch.AcceleratorError, QatuneError):
             raise
         except Exception:  # noqa: BLE001 - one row's fault: found by scoring each alone
-            engines.free_memory()
+            devices.free_memory()
         scores: dict[str, Scored] = {}
         for name, row in rows.items():
             try:

@@ -1,5 +1,7 @@
 """What this machine computes with: device, its name, and the type it multiplies fastest."""
 
+import ctypes
+import gc
 import platform
 import resource
 import sys
@@ -39,6 +41,19 @@ def peak_memory_bytes() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more: after a failed batch, before another model.
+
+    A trained model lies in cycles of references, and glibc keeps freed memory for later: together
+    they were three quarters of what the process held after training.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cpu_field(name: str) -> str:

@@ -14,6 +14,7 @@ from transformers import StoppingCriteriaList as Criteria
 from qatune.data.records import Finish
 from qatune.data.requests import Fault, Sampling
 from qatune.errors import QatuneError
+from qatune.model import devices
 from qatune.model.loading import LoadedModel
 from qatune.model.sampling import RowSampler
 
@@ -115,7 +116,7 @@ class StaticEngine:
         else:
             yield from completed
             return
-        free_memory()
+        devices.free_memory()
         if len(batch) == 1:
             yield failure
         else:
@@ -228,12 +229,6 @@ def error_fault(error: Exception) -> Fault:
         code = "out_of_memory"
     text = " ".join(str(error).split()) or type(error).__name__
     return Fault(code, text[:_MESSAGE_CHARACTERS])
-
-
-def free_memory() -> None:
-    """Give back what a failed batch held, so that its rows fit alone."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class _RowBudgets(StoppingCriteria):  # type: ignore[misc]

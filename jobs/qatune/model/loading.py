@@ -88,6 +88,7 @@ def load_model(
     dtype = resolve_dtype(spec.dtype, note)
     # On a CPU autocast over float32 weights trains faster than bfloat16 weights do.
     held = "float32" if for_training and devices.device() == "cpu" else dtype
+    devices.free_memory()
     model = _load_weights(folder, spec, dtype if spec.quantization != "none" else held)
     _limit_repacking(model, for_training=for_training)
     # Otherwise generate() warns of sampling settings of the folder that a recipe does not use.
