@@ -1,5 +1,7 @@
 """The command line. Heavy modules are imported by the command that needs them."""
 
+import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,23 @@ if TYPE_CHECKING:
 
 STAGES = ("preprocess", "train", "generate", "evaluate")
 _INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
+_TERMINATED = 143  # and SIGTERM
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def _run_option(_context: Any, _parameter: Any, name: str | None) -> str | None:
+    return name if name is None else _checked_name(name)
+
+
+def _checked_name(name: str) -> str:
+    """Check that a name can be part of a key, a file name and a Kubernetes label."""
+    if not _RUN_NAME.fullmatch(name):
+        raise UsageError(
+            f"--run {name!r}: a run's name is of up to 63 letters, digits, dots, dashes and "
+            "underscores, the first a letter or digit"
+        )
+    return name
+
 
 store_option = click.option(
     "--store",
@@ -41,16 +60,23 @@ def cli(context: click.Context, debug: bool) -> None:
 @cli.command()
 @click.argument("recipe_name", metavar="RECIPE")
 @store_option
-@click.option("--run", "run_name", help="Name of the run in the store [default: the recipe's].")
+@click.option(
+    "--run",
+    "run_name",
+    callback=_run_option,
+    help="Name of the run in the store [default: the recipe's].",
+)
 @set_option
 def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple[str, ...]) -> None:
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
     recipe = _recipe(recipe_name, overrides)
-    name = run_name or Path(recipe_name).stem
+    name = run_name or _checked_name(Path(recipe_name).stem)
     store = _store(store_uri)
-    done = [_run_stage(stage, store, name, recipe) for stage in STAGES]
+    # An adapter from elsewhere, or none, needs no training.
+    stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
+    done = [_run_stage(stage, store, name, recipe) for stage in stages]
     if not any(done):
         click.echo(f"run {name!r} is complete already: nothing to do")
         click.echo(f"report: {store.uri}/runs/{name}/evaluate/report.html")
@@ -62,7 +88,13 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
 
 def _stage_command(stage: str, doc: str) -> Callable[..., None]:
     @cli.command(name=stage, help=doc)
-    @click.option("--run", "run_name", required=True, help="Name of the run in the store.")
+    @click.option(
+        "--run",
+        "run_name",
+        required=True,
+        callback=_run_option,
+        help="Name of the run in the store.",
+    )
     @store_option
     @click.option(
         "--recipe",
@@ -97,7 +129,7 @@ _stage_command("evaluate", "Measure the answers and write the report.")
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", callback=_run_option)
 @store_option
 @click.option("--output", default="report.html", show_default=True, help="File to write.")
 def report(run_name: str, store_uri: str, output: str) -> None:
@@ -111,7 +143,7 @@ def report(run_name: str, store_uri: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", callback=_run_option)
 @click.argument("question", required=False)
 @store_option
 def ask(run_name: str, question: str | None, store_uri: str) -> None:
@@ -141,7 +173,7 @@ def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe") -> b
 
     from qatune.store import artifacts
 
-    artifacts.bind_recipe(store, run_name, recipe)
+    artifacts.check_recipe(store, run_name, recipe)
     if artifacts.is_complete(store, run_name, stage, recipe):
         return False
     with structlog.contextvars.bound_contextvars(stage=stage):
@@ -157,22 +189,37 @@ def main() -> None:
         from qatune import log
 
         log.configure(debug=debug)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code: Any = cli(standalone_mode=False)
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         code = _fail("interrupted; run the same command again", _INTERRUPTED_BY_HAND)
+    except _TerminatedError:
+        code = _fail("SIGTERM; run the same command again", _TERMINATED)
     except QatuneError as error:
-        if debug:
-            raise
+        _show_traceback(debug)
         code = _fail(str(error), error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        text = " ".join(str(error).split())
-        code = _fail(f"a bug: {type(error).__name__}: {text} (qatune --debug ... shows where)", 70)
+    except Exception as error:  # noqa: BLE001  # what nobody foresaw ends in one line, too
+        _show_traceback(debug)
+        code = _fail(f"a bug: {type(error).__name__}: {error} (qatune --debug ... shows where)", 70)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM where no stage watches for it. No handler of errors may take it for one."""
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminatedError
+
+
+def _show_traceback(debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
 
 
 def _fail(message: str, code: int) -> int:
@@ -180,6 +227,9 @@ def _fail(message: str, code: int) -> int:
     import os
     from pathlib import Path
 
+    message = " ".join(message.split())
+    if not message.isprintable():  # it may quote what stands in a file
+        message = message.encode("unicode_escape").decode()
     click.echo(f"qatune: {message}", err=True)
     termination = Path(os.environ.get("QATUNE_TERMINATION_LOG", "/dev/termination-log"))
     if termination.is_file():

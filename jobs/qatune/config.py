@@ -73,7 +73,7 @@ class Split(Section):
     """`group`: one question never lies on both sides. `shuffle`: datasets' train_test_split."""
     test_size: Annotated[float | int, BeforeValidator(_number)] = 0.2
     """Held-out share (below 1) or number of rows."""
-    seed: Whole = 42
+    seed: Whole = Field(42, ge=0, lt=2**32)
 
     @field_validator("test_size")
     @classmethod
@@ -121,8 +121,11 @@ class Lora(Section):
     r: Whole = Field(16, gt=0)
     lora_alpha: Whole = Field(32, gt=0)
     lora_dropout: Share = 0.0
-    bias: Literal["none", "all", "lora_only"] = "none"
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    bias: Literal["none"] = "none"
+    """Trained biases would change the base, too: nothing would be left to compare with."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "all-linear"
+    )
     """Names of the layers to adapt, or `all-linear` for every one but the head."""
 
 
@@ -160,7 +163,7 @@ class Train(Section):
     save_steps: Whole = Field(20, gt=0)
     save_total_limit: Whole = Field(2, gt=0)
     """Checkpoints kept; an older one goes only after a newer one is complete."""
-    seed: Whole = 42
+    seed: Whole = Field(42, ge=0, lt=2**32)
 
 
 class Generate(Section):
@@ -176,7 +179,7 @@ class Generate(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: Whole = Field(0, ge=0)
     """0 considers every token."""
-    seed: Whole = 0
+    seed: Whole = Field(0, ge=0, lt=2**32)
     """Each row draws from its own stream of (seed, id): answers do not depend on the batch."""
     batch_size: Whole = Field(16, gt=0)
     chunk_rows: Whole = Field(64, gt=0)

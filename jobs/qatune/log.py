@@ -42,6 +42,8 @@ def configure(*, debug: bool = False) -> None:
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(),
         ]
+    # It advises to fetch kernels from the hub, as soon as it is imported.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     structlog.configure(
         processors=chain,
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -65,6 +67,11 @@ def _to_terminal(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     colour = {"warning": "yellow", "error": "red", "critical": "red"}.get(level, "default")
     console.print(f"[cyan]{stage:<10}[/] [{colour}]{text}[/]  [dim]{rest}[/]", soft_wrap=True)
     raise structlog.DropEvent
+
+
+def printable(text: str) -> str:
+    """Drop what could steer a terminal: models and files may hold anything."""
+    return "".join(sign for sign in text if sign.isprintable() or sign == "\n")
 
 
 def _plain(value: Any) -> str:

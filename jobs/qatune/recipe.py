@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,9 @@ from pydantic_core import ErrorDetails
 
 from qatune.config import Recipe
 from qatune.errors import BadRecipeError, MissingInputError
+
+_OBJECT = re.compile(r"\{\s*\w+:\s")
+_PYTHON_TYPE = re.compile(r"a valid (tuple|dictionary or instance of \w+)")
 
 
 def shipped() -> dict[str, Path]:
@@ -43,9 +47,11 @@ def validate(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults: dict[str, list[ErrorDetails]] = {}
+        for fault in error.errors(include_url=False):
+            faults.setdefault(".".join(_field(fault["loc"])), []).append(fault)
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise BadRecipeError(_describe(faults[0]) + more) from None
+        raise BadRecipeError(_describe(next(iter(faults.values()))) + more) from None
 
 
 def canonical(recipe: Recipe) -> bytes:
@@ -89,7 +95,7 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _recipe_fields(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BadRecipeError(f"{path}: not YAML: {reason}") from None
@@ -102,6 +108,20 @@ def _recipe_fields(path: Path) -> dict[str, Any]:
         raise BadRecipeError(f"{path}: {unknown[0]}: unknown key beside 'recipe:'")
     fields: dict[str, Any] = values["recipe"]
     return fields
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which a key that is there twice is an error, not an overwriting."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {name!r} is there twice", problem_mark=node.start_mark
+                )
+        fields: dict[Any, Any] = super().construct_mapping(node, deep)
+        return fields
 
 
 def _set_field(fields: dict[str, Any], override: str) -> None:
@@ -118,8 +138,8 @@ def _set_field(fields: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str, override: str) -> Any:
-    """Only lists and null are read as YAML: 007 may be a revision, {question} starts a template."""
-    if not text.startswith("[") and text != "null":
+    """Read lists, null and objects as YAML; 007 may be a revision, {question} a template."""
+    if not text.startswith("[") and text != "null" and not _OBJECT.match(text):
         return text
     try:
         return yaml.safe_load(text)
@@ -127,15 +147,38 @@ def _value(text: str, override: str) -> Any:
         raise BadRecipeError(f"--set {override}: the value is not YAML") from None
 
 
-def _describe(fault: ErrorDetails) -> str:
-    where = [str(part) for part in fault["loc"]]
+def _describe(faults: Sequence[ErrorDetails]) -> str:
+    """Put what is wrong with one field, which may be of several types, into one line."""
+    fault = faults[0]
+    where = _field(fault["loc"])
     named = ".".join(["recipe", *where])
     if fault["type"] == "extra_forbidden":
         return f"{named}: unknown field{_suggestion(where)}"
     if fault["type"] == "missing":
         return f"{named}: must be given"
-    reason = fault["msg"].removeprefix("Value error, ")
-    return f"{named}: {reason[0].lower()}{reason[1:]} (it is {_short(fault['input'])})"
+    reasons = dict.fromkeys(_reason(each) for each in faults)
+    return f"{named}: {' or '.join(reasons)} (it is {_short(fault['input'])})"
+
+
+def _reason(fault: ErrorDetails) -> str:
+    reason = _PYTHON_TYPE.sub(_yaml_type, fault["msg"].removeprefix("Value error, "))
+    return reason[0].lower() + reason[1:]
+
+
+def _yaml_type(found: re.Match[str]) -> str:
+    return "a list, as in [q_proj, v_proj]" if found[0] == "a valid tuple" else "an object"
+
+
+def _field(location: Sequence[int | str]) -> list[str]:
+    """Cut off which of a field's types was tried: pydantic adds that to the location."""
+    section: type[BaseModel] | None = Recipe
+    named = []
+    for part in location:
+        if section is None:
+            break
+        named.append(str(part))
+        section = _section(named)
+    return named
 
 
 def _short(value: Any) -> str:

@@ -1,11 +1,14 @@
 """The command line: quick to answer, one line for each failure, the right exit code."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from tests.support.qatune_command import fails, qatune
 
+from qatune import cli
 from qatune.errors import (
     BadDataError,
     BadRecipeError,
@@ -71,6 +74,11 @@ def test_help_names_every_stage():
         (66, ["ask", "none", "Why?"], "none"),
         (78, ["run", "demo", "--set", "train.lora.rank=4"], "did you mean r?"),
         (64, ["run", "demo", "--store", "s3://"], "bucket"),
+        (64, ["run", "demo", "--run", ""], "a run's name is"),
+        (64, ["run", "demo", "--run", "a/b"], "a run's name is"),
+        (64, ["train", "--run", "../up"], "a run's name is"),
+        (64, ["report", "x" * 64], "a run's name is"),
+        (66, ["run", "demo", "--set", "data.source=~no-such-user/x.csv"], "no such user"),
     ],
 )
 def test_one_line_and_the_right_code(code, arguments, part, tmp_path):
@@ -90,17 +98,28 @@ def test_the_pods_termination_message_says_what_happened(tmp_path):
 def test_debug_shows_the_traceback():
     done = qatune("--debug", "run", "demmo")
     assert "Traceback" in done.stderr
+    assert done.returncode == 66
+    assert done.stderr.splitlines()[-1].startswith("qatune: recipe 'demmo': no such file")
 
 
-def test_ctrl_c_with_nothing_to_save(monkeypatch, capsys):
-    from qatune import cli
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_recipe", interrupted)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_with_nothing_to_save(monkeypatch, capsys, number, code):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "_recipe", lambda *_: os.kill(os.getpid(), number))
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 130
+    signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == code
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_message_is_one_line_whatever_it_quotes(monkeypatch, capsys):
+    def fails_with(*_):
+        raise QatuneError("column 'a\nb\x1b[2J' is odd")
+
+    monkeypatch.setattr(cli, "_recipe", fails_with)
+    monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == "qatune: column 'a b\\x1b[2J' is odd\n"

@@ -100,6 +100,16 @@ def test_a_wrong_value_is_named_with_what_it_is():
         ("data.template={answer} {question}", "recipe.data.template"),
         ("train.max_steps=1.5", "recipe.train.max_steps"),
         ("model.quantization=nf3", "'nf4'"),
+        ("train.seed=-1", "recipe.train.seed"),
+        ("train.seed=4294967296", "recipe.train.seed"),
+        ("train.lora.target_modules=[]", "at least 1 item"),
+        ("train.lora.bias=all", "'none'"),
+        (
+            "train.lora.target_modules=q_proj",
+            "input should be 'all-linear' or input should be a list, as in [q_proj, v_proj] (it is",
+        ),
+        ("data.split.test_size=some", "recipe.data.split.test_size: "),
+        ("train.lora=4", "recipe.train.lora: input should be an object (it is '4')"),
     ],
 )
 def test_one_line_for_each_fault(override, part):
@@ -120,6 +130,7 @@ def test_a_recipe_that_is_nowhere():
         ("", "no recipe in it"),
         ("recipe: {}\nrecipes: {}", "recipes: unknown key"),
         ("recipe: {data: {source: a}}", "recipe.model: must be given"),
+        ("recipe:\n  data: {source: a}\n  data: {source: b}", "key 'data' is there twice"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, text, part):
@@ -201,3 +212,8 @@ def test_every_field_is_frozen():
     loaded = Recipe.model_validate(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         loaded.train.seed = 1
+
+
+def test_an_object_can_be_set_as_a_whole():
+    changed = recipe.load("demo", ["data.columns={question: q, answer: a}"])
+    assert (changed.data.columns.question, changed.data.columns.answer) == ("q", "a")
