@@ -105,7 +105,7 @@ def compare(folder: Path, rows: int, repeats: int) -> dict[str, float]:
 
     import make_reference_csv
 
-    model = tiny_gpt2(folder / "gpt2")
+    model = tiny_gpt2(folder / "gpt2", positions=1024)
     large, small = folder / "large.csv", folder / "small.csv"
     for file, size in ((large, rows), (small, rows // 100)):
         make_reference_csv.write(file, usable=size, short=size // 5, nulls=size // 90)

@@ -5,6 +5,7 @@ from rich.console import Console
 from tests.stages.test_generate import MAKERS, lines
 from tests.support import answering, tiny
 
+from qatune import log
 from qatune.errors import BadDataError, MissingInputError
 from qatune.stages import ask, generate
 from qatune.store.memory import MemoryStore
@@ -41,7 +42,8 @@ def test_both_answer_as_in_the_batch(folder, adapter, capsys):
     generate.run(stage)
     (row,) = lines(store, "parts/")
     assert row["base"]["text"] != row["adapter"]["text"]
-    assert shown == f"base: {row['base']['text']}\nadapter: {row['adapter']['text']}\n"
+    base, tuned = (log.printable(row[name]["text"]) for name in ("base", "adapter"))
+    assert shown == f"base: {base}\nadapter: {tuned}\n"
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
@@ -76,11 +78,29 @@ def test_on_a_terminal_the_answers_grow_side_by_side(folder, adapter, monkeypatc
 
 
 def test_without_a_question_it_asks_until_an_empty_line(llama, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n{'word ' * 400}\nshort\n\nnever\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n\nnever\n"))
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        ask, "Console", lambda **_: Console(file=screen, force_terminal=True, width=200)
+    )
     ask.answer(base_only(llama), answering.RUN, None)
+    assert screen.getvalue().count("question>") == 2
+    assert "never" not in screen.getvalue()
+
+
+def test_every_question_of_a_file_is_answered_or_refused(llama, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n{'word ' * 400}\n\nshort\n"))
+    with pytest.raises(BadDataError, match="1 questions got no answer"):
+        ask.answer(base_only(llama), answering.RUN, None)
     shown = capsys.readouterr()
     assert shown.out.count("base: ") == 2
     assert "no room for an answer" in shown.err
+
+
+def test_an_answer_cannot_steer_the_terminal(llama, monkeypatch, capsys):
+    monkeypatch.setattr(ask, "text_of", lambda *_: "\x1b]0;title\x07red\nline")
+    ask.answer(base_only(llama), answering.RUN, QUESTION)
+    assert capsys.readouterr().out == "base: ]0;titlered\nline\n"
 
 
 def test_the_end_of_the_input_ends_it(llama, monkeypatch, capsys):

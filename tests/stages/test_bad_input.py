@@ -1,6 +1,7 @@
 """Bad input through the real command line: one clear line, the right code, nothing lost."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -39,13 +40,16 @@ def command(monkeypatch, capsys):
 def preprocess(command, tmp_path, model):
     """Run the first stage over a file with the given content."""
 
-    def call(content, *, name="qa.csv", store=None, source=None, data=None, base=None):
+    def call(
+        content, *, name="qa.csv", store=None, source=None, data=None, base=None, generate=None
+    ):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         fields = {
             "model": {"source": str(base or model)},
             "data": {"source": str(source or path), "max_length": 100, **(data or {})},
             "train": {"max_steps": 1},
+            "generate": generate or {},
         }
         recipe = tmp_path / "bad.yaml"
         recipe.write_text(yaml.safe_dump({"recipe": fields}))
@@ -64,8 +68,19 @@ def preprocess(command, tmp_path, model):
         ("question,answer\na,\nb,\n", 65, "null 2"),
         (GOOD + 'Why?,"It never ends\n' + GOOD, 65, "line 22"),
         (b"question,answer\n\xff\xfe,yes\nWhy\0?,no\n", 65, "undecodable 1"),
+        (GOOD.encode("utf-16"), 65, "this is a UTF-16 file, not CSV"),
+        ('"a\nb",c\n1,2\n', 65, "it has: a\\nb, c"),
     ],
-    ids=["empty", "header-only", "column", "all-rejected", "quote", "undecodable"],
+    ids=[
+        "empty",
+        "header-only",
+        "column",
+        "all-rejected",
+        "quote",
+        "undecodable",
+        "utf-16",
+        "odd",
+    ],
 )
 def test_files_that_cannot_be_used(preprocess, content, code, part):
     found, line = preprocess(content)
@@ -168,3 +183,25 @@ def test_another_recipe_under_the_same_name_changes_nothing(preprocess, tmp_path
     assert code == 78
     assert "data.max_length: 99, not 100" in line
     assert {key: store.read(key) for key in store.keys("runs/")} == before
+
+
+def test_a_start_without_its_inputs_leaves_the_name_free(preprocess, tmp_path):
+    code, _ = preprocess(GOOD, source=tmp_path / "typo.csv")
+    assert code == 66
+    code, line = preprocess(GOOD)
+    assert code == 0, line
+
+
+@pytest.mark.parametrize("generate", [{"input": "nowhere.csv"}, {"adapter": "nowhere"}])
+def test_what_generate_will_ask_for_is_looked_for_first(preprocess, generate):
+    code, line = preprocess(GOOD, generate=generate)
+    assert code == 66
+    assert "nowhere" in line
+
+
+def test_a_run_copied_to_another_name_is_refused(preprocess, command, tmp_path):
+    preprocess(GOOD)
+    shutil.copytree(tmp_path / "store/runs/bad", tmp_path / "store/runs/copy")
+    code, line = command("train", "--run", "copy", "--store", tmp_path / "store")
+    assert code == 66
+    assert "belongs to preprocess of run 'bad'" in line

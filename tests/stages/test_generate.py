@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 
 import pyarrow as pa
@@ -463,3 +464,35 @@ def test_parquet_and_compressed_files_are_read(llama, tmp_path):
         rows = [(row["id"], row["question"], row["expected"]) for row in lines(store, "parts/")]
         assert rows == [("1", "one", "1"), ("3", "three", None)]
         assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [("2", "null")]
+
+
+def test_a_signal_before_the_first_part_is_not_called_progress(llama, monkeypatch):
+    stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
+    complete = StaticEngine._complete
+
+    def interrupted(self, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return complete(self, batch)
+
+    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    with pytest.raises(QatuneError, match="before the first part of this start") as raised:
+        generate.run(stage)
+    assert raised.value.exit_code == 70
+
+
+def test_an_adapter_with_biases_is_refused(llama, tmp_path):
+    adapter = answering.random_adapter(llama, tmp_path / "adapter")
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": "all"}))
+    stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter=str(adapter))
+    with pytest.raises(MissingInputError, match="biases of its own"):
+        generate.run(stage)
+
+
+def test_another_tokenizer_than_that_of_the_rows_is_refused(llama, tmp_path):
+    folder = tmp_path / "llama"
+    shutil.copytree(llama, folder)
+    stage = answering.prepared(MemoryStore(), folder, None, PAIRS, adapter="none")
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    with pytest.raises(MissingInputError, match="not the one that the rows were tokenized with"):
+        generate.run(stage)

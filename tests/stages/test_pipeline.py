@@ -113,7 +113,7 @@ def test_llama_stage_by_stage_into_s3(make_recipe, s3_environment, s3_store):
     early = fails(66, "train", *where, "--recipe", recipe)
     assert "preprocess of run 'tiny' is not complete" in early
     for stage in STAGES:
-        done = qatune(stage, *where)
+        done = qatune(stage, *where, *(("--recipe", recipe) if stage == "preprocess" else ()))
         assert done.returncode == 0, done.stderr[-3000:]
     check_finished_run(s3_store, "tiny", 8)
     check_second_run_does_nothing("evaluate", *where)
@@ -147,3 +147,13 @@ def test_real_questions(kind, make_recipe, tmp_path, request):
         == 974
     )
     check_finished_run(store, "mbpp", counters["rows_test"])
+
+
+def test_without_its_own_adapter_a_run_trains_nothing(make_recipe, tmp_path):
+    place = ("--store", tmp_path / "store", "--set", "generate.adapter=none")
+    done = qatune("run", make_recipe("gpt2"), *place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (tmp_path / "store/runs/tiny/train").exists()
+    check_second_run_does_nothing("run", make_recipe("gpt2"), *place)
+    line = fails(66, "report", "tiny", *place[:2], "--output", tmp_path / "no/such/folder.html")
+    assert "choose another --output" in line

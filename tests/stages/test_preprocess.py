@@ -94,7 +94,7 @@ def test_every_row_is_kept_once_or_rejected_with_its_reason(rows_csv, gpt2):
     assert counters["rejected_too_long"] == 1
     assert counters["tokens"] == sum(len(row["input_ids"]) for row in kept)
     assert counters["bytes_read"] == rows_csv.stat().st_size
-    (read,) = manifest(store).inputs
+    (read,) = (ref for ref in manifest(store).inputs if ref.key == str(rows_csv))
     assert (read.size, len(read.sha256)) == (rows_csv.stat().st_size, 64)
 
 
@@ -163,7 +163,8 @@ def test_several_files_are_read_in_their_order_and_numbered_on(tmp_path, gpt2):
     found = sorted(stored(store), key=lambda row: int(row["id"]))
     assert [row["question"] for row in found] == [f"{w}{n}" for w in "ab" for n in range(5)]
     assert [row["row"] for row in found] == [1, 2, 3, 4, 5] * 2
-    assert len(manifest(store).inputs) == 2
+    read = [ref.key for ref in manifest(store).inputs if not ref.key.startswith(str(gpt2))]
+    assert read == [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
 
 
 def test_parts_are_bounded_and_complete(rows_csv, gpt2, monkeypatch):
@@ -297,7 +298,8 @@ def test_no_torch_is_needed(rows_csv, gpt2, tmp_path):
     assert (tmp_path / "store/runs/x/preprocess/manifest.json").is_file()
 
 
-def test_the_reference_counts(tmp_path, gpt2):
+def test_the_reference_counts(tmp_path):
+    gpt2 = tiny_gpt2(tmp_path / "gpt2", positions=1024)
     spec = importlib.util.spec_from_file_location("made", SCRIPTS / "make_reference_csv.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
@@ -315,3 +317,29 @@ def test_the_reference_counts(tmp_path, gpt2):
     assert counters["rows_read"] - counters["rejected_null"] == 136_108
     assert counters["rows_kept"] == 24_899
     assert (counters["rows_train"], counters["rows_test"]) == (19_919, 4_980)
+
+
+def test_rows_that_the_model_cannot_hold_are_rejected_whatever_the_limit(tmp_path, gpt2):
+    path = tmp_path / "wide.csv"
+    rows = [f"Short {n}?,yes" for n in range(3)] + [
+        f"Q{n}?," + "\u4e16" * 100 for n in range(2)
+    ]  # 3 tokens a sign
+    path.write_text("\n".join(["question,answer", *rows]), encoding="utf-8")
+    store = preprocessed(
+        path, gpt2, length_unit="characters", max_length=150, drop_duplicates=False
+    )
+    counters = manifest(store).counters
+    assert (counters["rows_kept"], counters["rejected_too_long_for_model"]) == (3, 2)
+    assert all(len(row["input_ids"]) <= 128 for row in stored(store))
+
+
+def test_a_model_without_a_tokenizer_is_refused(rows_csv, gpt2, tmp_path):
+    mute = tmp_path / "mute"
+    shutil.copytree(gpt2, mute, ignore=shutil.ignore_patterns("tok*", "vocab*", "merges*"))
+    with pytest.raises(MissingInputError, match=r"no tokenizer: none of tokenizer\.json"):
+        preprocessed(rows_csv, mute)
+
+
+def test_the_tokenizer_is_part_of_the_manifest(rows_csv, gpt2):
+    read = {ref.key for ref in manifest(preprocessed(rows_csv, gpt2)).inputs}
+    assert {f"{gpt2}/tokenizer.json", f"{gpt2}/tokenizer_config.json"} <= read

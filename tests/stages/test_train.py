@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import signal
 
 import pytest
 from tests.support import tiny, training
+from transformers import AutoTokenizer
 
 from qatune.config import Lora
 from qatune.errors import (
@@ -129,10 +131,9 @@ def test_a_signal_saves_and_the_next_start_goes_on(folders, monkeypatch):
     assert outputs(store) == outputs(alone)
 
 
-def test_stopped_without_progress_is_no_interruption(folders):
-    stage = training.prepared(MemoryStore(), training.recipe(folders["llama"]))
+def test_stopped_without_progress_is_no_interruption():
     with pytest.raises(QatuneError) as caught:
-        train._stop(stage, 4, 12, moved=False)
+        train._stop(4, 12, moved=False)
     assert caught.value.exit_code == 70
 
 
@@ -215,3 +216,48 @@ def test_gradient_accumulation_changes_nothing(folders):
         run(store, ours)
         losses.append([line["loss"] for line in metrics(store) if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_tokenizer_that_changed_after_preprocess_is_refused(folders, tmp_path):
+    folder = tmp_path / "llama"
+    shutil.copytree(folders["llama"], folder)
+    store, ours = MemoryStore(), training.recipe(folder)
+    stage = training.prepared(store, ours)
+    with (folder / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(MissingInputError, match=r"tokenizer\.json is not the one that the rows"):
+        train.run(stage)
+
+
+def test_padding_outside_the_vocabulary_is_said_before_weights_are_read(folders, tmp_path):
+    folder = tmp_path / "llama"
+    shutil.copytree(folders["llama"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(MissingInputError, match=r"pad_token '\[NEW\]' is token \d+, outside"):
+        run(MemoryStore(), training.recipe(folder))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_the_card_says_how_to_load_the_base_as_it_was_trained_on(folders, quantization, tmp_path):
+    store = MemoryStore()
+    run(store, training.recipe(folders["llama"], {"quantization": quantization}, max_steps=1))
+    for key, content in outputs(store).items():
+        if "/adapter/" in key:
+            (tmp_path / key.rsplit("/", 1)[-1]).write_bytes(content)
+    code = (tmp_path / "README.md").read_text().split("```python")[1].split("```")[0]
+    names = {}
+    exec(code.replace("path/to/this/folder", str(tmp_path)), names)
+    layer = names["model"].base_model.model.model.layers[0].self_attn.q_proj
+    kinds = {"none": "Linear", "int8": "Linear8bitLt", "nf4": "Linear4bit"}
+    assert type(layer.base_layer).__name__ == kinds[quantization]
+    if quantization == "none":
+        assert str(layer.base_layer.weight.dtype) == "torch.float32"
+
+
+def test_what_the_weights_were_held_in_is_recorded(folders):
+    store = MemoryStore()
+    run(store, training.recipe(folders["llama"], {"dtype": "bfloat16"}, max_steps=1))
+    (settings,) = (content for key, content in outputs(store).items() if "qatune.json" in key)
+    assert json.loads(settings)["base"]["dtype"] == "float32"  # on a CPU, under autocast

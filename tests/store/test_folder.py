@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -122,3 +123,29 @@ def test_what_a_dead_writer_left_goes_after_a_day(tmp_path):
     FolderStore(str(tmp_path)).create("x", b"")
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_folder_goes_with_its_last_object_and_comes_back(tmp_path):
+    store = FolderStore(str(tmp_path / "store"))
+    for name in ("a/b/one", "a/two"):
+        store.create(name, b"x")
+    store.delete("a/b/one")
+    assert not (tmp_path / "store/a/b").exists()
+    store.delete("a/two")
+    assert (tmp_path / "store").is_dir()
+    assert not (tmp_path / "store/a").exists()
+    assert store.create("a/b/one", b"y")
+
+
+def test_writers_survive_that_others_empty_their_folder(tmp_path):
+    stores = [FolderStore(str(tmp_path / "store")) for _ in range(2)]
+
+    def churn(number):
+        for turn in range(200):
+            key = f"a/b/{number}-{turn}"
+            assert stores[number].create(key, b"x")
+            assert stores[number].read(key) == b"x"
+            stores[number].delete(key)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(churn, range(2)))

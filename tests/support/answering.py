@@ -16,6 +16,7 @@ from qatune.model.loading import LoadedModel, load_model
 from qatune.model.tokenizing import load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import describe_source
+from qatune.store.sources import ModelFolder
 
 RUN = "tiny"
 
@@ -65,6 +66,7 @@ def hold_out(store, ours: Recipe, pairs, folder: Path) -> None:
     stage = StageRun.open(store, RUN, "preprocess", ours)
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pylist(rows, ROWS), sink)
+    stage.used(ModelFolder(folder, None, str(folder)).tokenizer_files())
     stage.create("test-00000.parquet", sink.getvalue().to_pybytes())
     stage.finish()
 

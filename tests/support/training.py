@@ -8,6 +8,7 @@ from pyarrow import parquet
 from qatune.config import Data, Lora, Model, Recipe, Train
 from qatune.data.records import ROWS
 from qatune.store.artifacts import StageRun
+from qatune.store.sources import ModelFolder
 
 RUN = "tiny"
 
@@ -49,6 +50,7 @@ def prepared(store, ours: Recipe, eos: int = 1, rows=None, heldout=None) -> Stag
             ("test-00000.parquet", heldout if heldout is not None else easy_rows(6, eos)),
         ):
             stage.create(name, _parquet(part))
+        stage.used(ModelFolder(Path(ours.model.source), None, ours.model.source).tokenizer_files())
         stage.finish()
     return StageRun.open(store, RUN, "train", ours)
 

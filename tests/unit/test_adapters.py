@@ -4,6 +4,7 @@ from tests.support import answering, tiny
 from qatune.errors import MissingInputError
 from qatune.model import adapters
 from qatune.model.adapters import Base
+from qatune.store.sources import describe_files
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def adapter(folder, tmp_path_factory):
 
 
 def base(folder, quantization="none"):
-    digest = adapters.base_digest(adapters.describe_files(folder, "any"))
+    digest = adapters.base_digest(describe_files(folder, "any"))
     return Base("tiny", None, digest, quantization, "float32")
 
 

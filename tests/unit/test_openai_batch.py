@@ -156,8 +156,7 @@ def test_a_failed_row_has_an_error_and_no_response():
     assert written["error"] == {"code": "c", "message": "m"}
 
 
-def test_the_first_line_tells_the_format():
-    assert openai_batch.is_batch(line())
-    assert not any(
-        map(openai_batch.is_batch, (b'{"question": "a"}', b"question,answer", b"[", b""))
-    )
+def test_the_first_lines_tell_the_format():
+    assert openai_batch.is_batch([b"{damaged", line()])
+    assert not openai_batch.is_batch([b'{"question": "a"}', b"question,answer", b"[", b""])
+    assert not openai_batch.is_batch([b"{}"] * 100 + [line()])

@@ -9,10 +9,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from qatune.data.records import Answer
 from qatune.data.requests import Fault, Question, distinct, fault, is_utf8
+
+_HEAD_LINES = 20
 
 URL = "/v1/chat/completions"
 _HOTTEST = 2  # of the API
@@ -44,10 +47,14 @@ class _RefusedError(Exception):
         self.fault = Fault(code, message)
 
 
-def is_batch(first_line: bytes) -> bool:
-    """Tell by its first line whether a file is in this format."""
+def is_batch(lines: Iterable[bytes]) -> bool:
+    """Tell by its first lines, of which some may be damaged, whether a file is in this format."""
+    return any(_is_request(line) for line in islice(lines, _HEAD_LINES))
+
+
+def _is_request(line: bytes) -> bool:
     try:
-        entry = json.loads(first_line)
+        entry = json.loads(line)
     except (ValueError, RecursionError):
         return False
     return isinstance(entry, dict) and "custom_id" in entry and "body" in entry

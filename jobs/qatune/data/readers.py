@@ -121,7 +121,7 @@ def _missing_column(where: str, name: str, field: str, found: Sequence[str]) -> 
     names = ", ".join(found)
     names = names if len(names) <= 200 else names[:197] + "..."  # noqa: PLR2004
     # Names may hold bytes that no terminal takes.
-    names = names.encode("ascii", "backslashreplace").decode() if not names.isprintable() else names
+    names = names if names.isprintable() else names.encode("unicode_escape").decode()
     return BadDataError(
         f"column {name!r} not found in {where}; it has: {names}; set data.columns.{field}"
     )
@@ -147,7 +147,9 @@ def _refuse_other_content(file: BufferedReader, where: str, kind: str) -> bytes:
     if not head:
         raise BadDataError(f"{where}: the file is empty")
     if other := content_name(head):
-        raise BadDataError(f"{where}: this is a {other} file, not {kind}; rename it or convert it")
+        raise BadDataError(
+            f"{where}: this is a {other} file, not {kind}; rename it, or convert it to UTF-8 text"
+        )
     return head
 
 

@@ -27,6 +27,7 @@ Reason = Literal[
     "duplicate",  # question and answer were there before
     "duplicate_id",
     "too_long",
+    "too_long_for_model",  # it has more tokens than the model has positions
 ]
 
 Finish = Literal["stop", "length"]

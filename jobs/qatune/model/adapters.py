@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qatune import config
 from qatune.errors import MissingInputError
-from qatune.store.objects import ObjectRef, describe_source
+from qatune.store.objects import ObjectRef
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -56,15 +56,6 @@ def base_digest(files: Sequence[ObjectRef]) -> str:
         if name == "config.json" or name.endswith(weights)
     }
     return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def describe_files(folder: Path, name: str) -> list[ObjectRef]:
-    """Hash a folder's files, hidden ones left out; `name` stands for the folder in their keys."""
-    return [
-        describe_source(f"{name}/{path.name}", path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    ]
 
 
 def create(model: Any, lora: config.Lora, seed: int) -> PeftModel:
@@ -132,6 +123,11 @@ def attach(model: Any, folder: Path, base: Base, note: Callable[[str], None]) ->
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise MissingInputError(f"{folder}: not a LoRA adapter: {_line(error)}") from error
+    if settings.bias != "none":
+        raise MissingInputError(
+            f"{folder}: this adapter has biases of its own (bias: {settings.bias}), which would "
+            "change the base's answers, too; train one with bias: none"
+        )
     settings.inference_mode = True
     settings.fan_in_fan_out = _has_conv1d(model)  # quantization turns Conv1D layers into Linear
     try:

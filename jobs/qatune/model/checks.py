@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from qatune.errors import BadDataError, BadRecipeError
-from qatune.model.loading import UNBOUNDED, positions
+from qatune.model.configs import UNBOUNDED, positions
 
 
 def skeleton(model_config: Any) -> Any:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qatune import config
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.model import devices
+from qatune.model.configs import check_special_tokens, load_config, positions
 from qatune.model.tokenizing import LOCAL, load_tokenizer, one_line, quiet
 
-UNBOUNDED = 2**31 - 1
 _NF4_BLOCK = 64  # weights that share a quantization constant, in bitsandbytes
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
@@ -29,7 +29,9 @@ class LoadedModel:
     """`cpu` or `cuda`."""
     device_name: str
     dtype: str
-    """float32, bfloat16 or float16: what the weights are held, or dequantized, in."""
+    """float32, bfloat16 or float16: what is computed in."""
+    weights: str
+    """What weights that are not quantized are held in: in training on a CPU float32."""
     positions: int
     """The model's context length in tokens."""
 
@@ -42,23 +44,6 @@ def prepare_process() -> None:
     """
     torch.set_flush_denormal(True)
     quiet()
-
-
-def load_config(folder: Path) -> Any:
-    """Read a model's config.json. Raises MissingInputError."""
-    prepare_process()
-    if not (folder / "config.json").is_file():
-        raise MissingInputError(f"{folder}: not a model: there is no config.json")
-    try:
-        return AutoConfig.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MissingInputError(f"{folder}: unusable config.json: {one_line(error)}") from error
-
-
-def positions(model_config: Any) -> int:
-    """Context length in tokens; UNBOUNDED for a model without position limit."""
-    text = model_config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", None) or UNBOUNDED)
 
 
 def resolve_dtype(asked: config.Dtype, note: Callable[[str], None]) -> str:
@@ -83,13 +68,16 @@ def load_model(
     Raises MissingInputError for missing or corrupt files, BadRecipeError for a
     quantization of weights that are quantized already.
     """
+    prepare_process()
     model_config, tokenizer = load_config(folder), load_tokenizer(folder)
+    check_special_tokens(tokenizer, model_config, folder)
     check_quantization(spec, model_config)
     dtype = resolve_dtype(spec.dtype, note)
     # On a CPU autocast over float32 weights trains faster than bfloat16 weights do.
-    held = "float32" if for_training and devices.device() == "cpu" else dtype
+    in_float32 = for_training and devices.device() == "cpu" and spec.quantization == "none"
+    weights = "float32" if in_float32 else dtype
     devices.free_memory()
-    model = _load_weights(folder, spec, dtype if spec.quantization != "none" else held)
+    model = _load_weights(folder, spec, weights)
     _limit_repacking(model, for_training=for_training)
     # Otherwise generate() warns of sampling settings of the folder that a recipe does not use.
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -99,6 +87,7 @@ def load_model(
         device=devices.device(),
         device_name=devices.device_name(),
         dtype=dtype,
+        weights=weights,
         positions=positions(model_config),
     )
 
@@ -126,6 +115,10 @@ def _load_weights(folder: Path, spec: config.Model, dtype: str) -> Any:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise MissingInputError(
+                f"{folder}: config.json and the weights are of two models: their shapes differ"
+            ) from error
         raise MissingInputError(f"{folder}: weights cannot be loaded: {one_line(error)}") from error
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.

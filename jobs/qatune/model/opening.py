@@ -42,7 +42,7 @@ class FoundModel:
             revision=self.base.revision,
             sha256=adapters.base_digest(self.base_files),
             quantization=spec.quantization,
-            dtype=loaded.dtype,
+            dtype=loaded.weights,
         )
         return replace(loaded, model=adapters.attach(loaded.model, self.adapter, base, note))
 
@@ -53,14 +53,13 @@ def find_model(store: Store, recipe: Recipe, train: Manifest | None, scratch: Pa
     `train` is that stage's manifest where its adapter is asked for: fetched to `scratch`, verified.
     """
     base = sources.model_folder(recipe.model.source, recipe.model.revision)
-    name = f"{base.source}@{base.revision}" if base.revision else base.source
-    files = adapters.describe_files(base.path, name)
+    files = base.files()
     if train is not None:
         return FoundModel(base, files, scratch, _fetched(store, train, scratch))
     if recipe.generate.adapter == "none":
         return FoundModel(base, files, None, ())
     folder = sources.adapter_folder(recipe.generate.adapter)
-    return FoundModel(base, files, folder, adapters.describe_files(folder, recipe.generate.adapter))
+    return FoundModel(base, files, folder, sources.describe_files(folder, recipe.generate.adapter))
 
 
 def _fetched(store: Store, train: Manifest, scratch: Path) -> list[ObjectRef]:

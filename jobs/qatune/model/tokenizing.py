@@ -3,7 +3,6 @@
 The CPU stage that uses this has no torch.
 """
 
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from qatune.errors import MissingInputError
 
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -26,8 +26,6 @@ def quiet() -> None:
     """Keep the libraries' bars and advice off the terminal; their errors still raise."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # It advises to fetch kernels from the hub.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # peft asks transformers for a property by its old name.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     # A batch to each thread of ours keeps the cores busier than each batch in threads of theirs.
@@ -37,12 +35,17 @@ def quiet() -> None:
 def load_tokenizer(folder: Path) -> Any:
     """Load a fast tokenizer that can pad. Raises MissingInputError."""
     quiet()
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        # transformers would make one up that has no words.
+        raise MissingInputError(f"{folder}: no tokenizer: none of {', '.join(_VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **LOCAL)
     except Exception as error:  # the Rust tokenizers raise bare Exception for a corrupt file
         raise MissingInputError(f"{folder}: no usable tokenizer: {one_line(error)}") from error
     if not tokenizer.is_fast:
         raise MissingInputError(f"{folder}: no fast tokenizer (tokenizer.json) for this model")
+    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
+        raise MissingInputError(f"{folder}: its tokenizer knows no words: it makes nothing of text")
     if tokenizer.eos_token_id is None:
         raise MissingInputError(
             f"{folder}: the tokenizer has no EOS token, so answers could never end; "

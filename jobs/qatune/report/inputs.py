@@ -30,6 +30,17 @@ class Inputs:
     """Lines of metrics.jsonl."""
     lengths: dict[str, Any] | None = None
 
+    @property
+    def files(self) -> list[ObjectRef]:
+        """The objects that all this was read from."""
+        names = {"preprocess": ("lengths.json",), "train": ("metrics.jsonl",)}
+        return [
+            ref
+            for stage, manifest in self.stages.items()
+            for name in names.get(stage, ("parts/", "errors/"))
+            for ref in manifest.outputs_like(prefix=name)
+        ]
+
 
 def load(store: Store, run: str, recipe: Recipe) -> Inputs:
     """Read a run whose answers are complete; raise MissingInputError if they are not."""
@@ -41,7 +52,7 @@ def load(store: Store, run: str, recipe: Recipe) -> Inputs:
     if "generate" not in found:
         raise MissingInputError(
             f"{store.uri}: generate of run {run!r} is not complete; "
-            f"run it first: qatune generate --run {run}"
+            f"run it first: qatune generate --run {run} --store {store.uri}"
         )
     if recipe.generate.adapter != "train":
         found.pop("train", None)
@@ -67,7 +78,7 @@ def metrics(store: Store, run: str) -> dict[str, Any]:
         artifacts.bound_recipe(store, run)  # says so where there is no such run
         raise MissingInputError(
             f"{store.uri}: evaluate of run {run!r} is not complete; "
-            f"run it first: qatune evaluate --run {run}"
+            f"run it first: qatune evaluate --run {run} --store {store.uri}"
         )
     (ref,) = found[0].outputs_like("metrics.json")
     content: dict[str, Any] = json.loads(verified(store, ref))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qatune.data.records import Answer
+from qatune.errors import MissingInputError
 from qatune.report import charts, figures, inputs
 from qatune.report.inputs import Inputs
 from qatune.store import artifacts
@@ -23,7 +24,11 @@ def write_report(store: Store, run: str, path: Path) -> None:
     """Write the page of a finished run anew; raise MissingInputError if it is not finished."""
     metrics = inputs.metrics(store, run)
     found = inputs.load(store, run, artifacts.bound_recipe(store, run))
-    path.write_bytes(render(found, metrics))
+    page = render(found, metrics)
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; choose another --output") from error
 
 
 def render(found: Inputs, metrics: dict[str, Any]) -> bytes:

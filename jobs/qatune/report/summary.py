@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from qatune import log
 from qatune.data.records import AnsweredRow
 from qatune.report import figures, inputs
 from qatune.store import artifacts
@@ -86,8 +87,8 @@ def _answers(rows: list[AnsweredRow]) -> "Table":
 
 
 def _cut(text: str | None) -> str:
-    """Shorten, and drop what could steer a terminal."""
+    """Shorten, and leave out what a terminal cannot show."""
     if text is None:
         return figures.DASH
-    safe = "".join(sign for sign in text.strip() if sign.isprintable() or sign == "\n")
+    safe = log.printable(text.strip())
     return safe if len(safe) <= _SHOWN_CHARACTERS else safe[:_SHOWN_CHARACTERS].rstrip() + " …"

@@ -45,9 +45,13 @@ def answer(store: Store, run: str, question: str | None) -> None:
         if fault := _answer(loaded, recipe, question, console):
             raise BadDataError(fault.message)
         return
+    refused = 0
     for asked in _questions(console):
         if fault := _answer(loaded, recipe, asked, console):
             click.echo(fault.message, err=True)
+            refused += 1
+    if refused and not console.is_terminal:
+        raise BadDataError(f"{refused} questions got no answer")
 
 
 def _trained(store: Store, run: str) -> Manifest:
@@ -55,21 +59,22 @@ def _trained(store: Store, run: str) -> Manifest:
     if found is None:
         raise MissingInputError(
             f"{store.uri}: train of run {run!r} is not complete, so there is no adapter to ask; "
-            f"run it first: qatune train --run {run}"
+            f"run it first: qatune train --run {run} --store {store.uri}"
         )
     return found[0]
 
 
 def _questions(console: Console) -> Iterator[str]:
-    """Read questions until an empty line or the end of the input."""
+    """Read questions to the end of the input; on a terminal an empty line ends it, too."""
     while True:
         try:
             asked = console.input("[cyan]question>[/] " if console.is_terminal else "")
         except EOFError:
             return
-        if not asked.strip():
+        if asked.strip():
+            yield asked
+        elif console.is_terminal:
             return
-        yield asked
 
 
 def _answer(loaded: LoadedModel, recipe: Recipe, asked: str, console: Console) -> Fault | None:
@@ -82,7 +87,7 @@ def _answer(loaded: LoadedModel, recipe: Recipe, asked: str, console: Console) -
     request = Request("ask", encoded.prompt_ids or (), spec.max_new_tokens, sampling)
 
     def texts(answers: Sequence[list[int]]) -> list[str]:
-        return [text_of(ids, loaded.tokenizer, template) for ids in answers]
+        return [log.printable(text_of(ids, loaded.tokenizer, template)) for ids in answers]
 
     if console.is_terminal:
         with Live(console=console, vertical_overflow="visible") as live:

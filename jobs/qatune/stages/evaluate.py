@@ -13,12 +13,7 @@ def run(stage: StageRun) -> None:
     """Write metrics and report; raise MissingInputError for answers that are damaged."""
     with stage.timed("loading"):
         found = inputs.load(stage.store, stage.run, stage.recipe)
-        generate = stage.parent("generate")
-        answers = (
-            *generate.outputs_like(prefix="parts/"),
-            *generate.outputs_like(prefix="errors/"),
-        )
-        stage.used(answers)
+        stage.used(found.files)
     total = 2 * len(found.answered)
     with stage.timed("working"), stage.progress("measuring", total, "answers") as bar:
         metrics = measures.metrics(found.answered, len(found.failed), advance=bar.advance)

@@ -25,6 +25,7 @@ from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions
 from qatune.store.artifacts import StageRun
 from qatune.store.questions import Questions
+from qatune.store.sources import check_tokenizer
 
 SHARD = 0
 _VARIANTS = ("base", "adapter")
@@ -37,6 +38,9 @@ def run(stage: StageRun) -> None:
             rows = _questions(stage, scratch)
             train = stage.parent("train") if "train" in stage.upstream else None
             model = find_model(stage.store, stage.recipe, train, scratch / "adapter")
+            if "preprocess" in stage.upstream:
+                preprocess = stage.parent("preprocess")
+                check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
         stage.used([*rows.files, *model.files])
         with interruption.watched() as stop, stage.progress("answering", rows.total, "rows") as bar:
             _answer_missing_parts(stage, rows, model, bar, stop)
@@ -59,16 +63,14 @@ def _answer_missing_parts(
 ) -> None:
     """Go through the chunks; the model is loaded when the first one lacks its part."""
     answerer: Answerer | None = None
-    saved, answered, started = 0, 0, time.monotonic()
+    saved, made, answered, started = 0, 0, 0, time.monotonic()
 
     def done(count: int) -> None:
         nonlocal answered
         answered += count
         bar.advance(count)
         if stop.requested:
-            raise InterruptedRunError(
-                f"stopped after {saved} of {rows.total} rows, saved; run the same command again"
-            )
+            _stop(saved, rows.total, moved=made > 0)
 
     for number, chunk in enumerate(_chunks(rows, stage.recipe.generate.chunk_rows)):
         if _has_part(stage, number):
@@ -80,10 +82,23 @@ def _answer_missing_parts(
             with stage.timed("working"):
                 answers = answerer.answer(chunk, done)
             _save(stage, number, answers)
+            made += 1
         saved += len(chunk)
     if answered:
         rate = answered / max(time.monotonic() - started, 1e-9)
         stage.counters["prompts_per_second"] = round(rate, 3)
+
+
+def _stop(saved: int, total: int, *, moved: bool) -> None:
+    """Say that work is saved only if this start saved some: else it could be started for ever."""
+    if not moved:
+        raise QatuneError(
+            f"stopped before the first part of this start was done, {saved} of {total} rows are "
+            "saved; run the same command again, with more time or a smaller generate.chunk_rows"
+        )
+    raise InterruptedRunError(
+        f"stopped after {saved} of {total} rows, saved; run the same command again"
+    )
 
 
 def _answerer(stage: StageRun, model: FoundModel) -> Answerer:

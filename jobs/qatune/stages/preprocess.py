@@ -18,19 +18,20 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from qatune import log
-from qatune.config import Data
+from qatune.config import Data, Generate
 from qatune.data import lengths, parts, readers, splits
 from qatune.data.ahead import ahead, mapped_ahead
 from qatune.data.hashing import HashedFile
 from qatune.data.lengths import Lengths
 from qatune.data.prompts import Template
-from qatune.data.records import ROWS
+from qatune.data.records import ROWS, Reason
 from qatune.data.selection import Batch, Candidate, Selection, batched
 from qatune.errors import BadDataError, UnavailableError
+from qatune.model.configs import load_config, positions
 from qatune.model.tokenizing import Encoded, RowTokenizer, load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import ObjectRef
-from qatune.store.sources import SourceFile, data_files, model_folder
+from qatune.store.sources import SourceFile, adapter_folder, data_files, model_folder
 
 SHOWN_CHARACTERS = 200
 """As much of a rejected row's texts is kept."""
@@ -45,17 +46,28 @@ def run(stage: StageRun) -> None:
     """
     data, model = stage.recipe.data, stage.recipe.model
     with stage.timed("loading"):
+        _find_later_inputs(stage.recipe.generate)
         sources = _readable(data_files(data.source, data.revision, data.files), data)
-        folder = model_folder(model.source, model.revision).path
-        tokenizer = RowTokenizer(load_tokenizer(folder))
+        found = model_folder(model.source, model.revision)
+        stage.used(found.tokenizer_files())
+        tokenizer = RowTokenizer(load_tokenizer(found.path))
+        holds = positions(load_config(found.path))
     with tempfile.TemporaryDirectory(prefix="qatune-") as name, _disk_errors_named():
         scratch = Path(name)
         with stage.timed("working"):
-            work = _read_and_tokenize(stage, sources, tokenizer, scratch)
+            work = _read_and_tokenize(stage, sources, tokenizer, holds, scratch)
             held_out = splits.held_out(data.split, work.kept, work.groups)
         _save(stage, work, held_out, scratch)
     _count(stage, work, int(held_out.sum()))
     stage.finish()
+
+
+def _find_later_inputs(generate: Generate) -> None:
+    """Find now what generate will ask for: a typo must not show after hours of training."""
+    if generate.input:
+        data_files(generate.input, None)
+    if generate.adapter not in {"train", "none"}:
+        adapter_folder(generate.adapter)
 
 
 def _readable(sources: list[SourceFile], data: Data) -> list[SourceFile]:
@@ -87,12 +99,15 @@ class _Work:
 
 
 def _read_and_tokenize(
-    stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, scratch: Path
+    stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, holds: int, scratch: Path
 ) -> _Work:
-    """Pass over the files once: reading, tokenizing and writing work at the same time."""
+    """Pass over the files once: reading, tokenizing and writing work at the same time.
+
+    `holds` is the number of tokens that the model can.
+    """
     data, work = stage.recipe.data, _Work()
     source_bytes = _Bytes()
-    tokenize = partial(_tokenized, data=data, template=Template.of(data), tokenizer=tokenizer)
+    tokenize = partial(_tokenized, data=data, tokenizer=tokenizer, holds=holds)
     with (
         closing(Selection(data, tokenizer.fewest_tokens)) as selection,
         parts.spool_writer(scratch / "spool") as spool,
@@ -149,27 +164,26 @@ class _Tokenized:
     rows: pa.RecordBatch
 
 
-def _tokenized(batch: Batch, data: Data, template: Template, tokenizer: RowTokenizer) -> _Tokenized:
+def _tokenized(batch: Batch, data: Data, tokenizer: RowTokenizer, holds: int) -> _Tokenized:
     """Tokenize a batch and reject what is too long; several threads do this at once."""
+    template = Template.of(data)
     rows = [row.source for row in batch.candidates]
     encoded = tokenizer.encode(
         [template.prompt(row.question) for row in rows],
         [template.completion(row.answer) for row in rows],
     )
-    kept = _kept(batch, encoded, data)
+    kept = _kept(batch, encoded.lengths, data, holds)
     columns = _row_batch(batch.candidates, kept, encoded, tokenizer)
     return _Tokenized(batch, kept, encoded.lengths, columns)
 
 
-def _kept(batch: Batch, encoded: Encoded, data: Data) -> Any:
-    """Return the indexes of the candidates within the limit; reject the others."""
-    if data.length_unit == "characters":
-        return np.arange(len(batch.candidates))
-    fits = encoded.lengths <= data.max_length
-    batch.rejected.extend(
-        batch.candidates[int(index)].rejected("too_long") for index in np.flatnonzero(~fits)
-    )
-    return np.flatnonzero(fits)
+def _kept(batch: Batch, lengths: Any, data: Data, holds: int) -> Any:
+    """Return the indexes of the candidates within both limits; reject the others."""
+    asked = data.max_length if data.length_unit == "tokens" else lengths.max(initial=0)
+    for index in np.flatnonzero((lengths > asked) | (lengths > holds)):
+        reason: Reason = "too_long" if lengths[index] > asked else "too_long_for_model"
+        batch.rejected.append(batch.candidates[int(index)].rejected(reason))
+    return np.flatnonzero((lengths <= asked) & (lengths <= holds))
 
 
 def _write_rejected(batch: Batch, file: IO[str], work: _Work) -> None:

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from qatune import interruption, log, recipe
 from qatune.errors import BadDataError, InterruptedRunError, QatuneError
 from qatune.model import adapters, card, checks, devices, trainer
+from qatune.model.configs import load_config
 from qatune.model.journal import Journal, write_tensorboard
-from qatune.model.loading import LoadedModel, load_config, load_model
+from qatune.model.loading import LoadedModel, load_model, prepare_process
 from qatune.model.recorder import METRICS, Recorder, Uploads
 from qatune.model.scoring import Row
 from qatune.store import checkpoints, sources
@@ -43,11 +44,11 @@ def run(stage: StageRun) -> None:
     with tempfile.TemporaryDirectory(prefix="qatune-train-") as name, stage.timed("working"):
         scratch = Path(name)
         with stage.timed("loading"):
+            prepare_process()
             found = sources.model_folder(spec.source, spec.revision)
+            files = found.files()
+            sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
             rows = _checked_rows(stage, load_config(found.path), scratch)
-            files = adapters.describe_files(
-                found.path, f"{found.source}@{found.revision}" if found.revision else found.source
-            )
             stage.used(files)
             loaded = load_model(found.path, spec, stage.note, for_training=True)
         base = adapters.Base(
@@ -55,7 +56,7 @@ def run(stage: StageRun) -> None:
             found.revision,
             adapters.base_digest(files),
             spec.quantization,
-            loaded.dtype,
+            loaded.weights,
         )
         model = adapters.create(loaded.model, stage.recipe.train.lora, stage.recipe.train.seed)
         _describe_model(stage, loaded, model)
@@ -131,7 +132,8 @@ def _describe_model(stage: StageRun, loaded: LoadedModel, model: Any) -> None:
     }
     log.get().info(
         "model", trainable=trainable, parameters=total, footprint_bytes=footprint,
-        dtype=loaded.dtype, quantization=stage.recipe.model.quantization, device=loaded.device_name,
+        dtype=loaded.dtype, weights=loaded.weights, device=loaded.device_name,
+        quantization=stage.recipe.model.quantization,
     )  # fmt: skip
 
 
@@ -156,6 +158,7 @@ def _train(
     stage.counters["resumed_from_step"] = start
 
     def send(step: int, folder: Path) -> None:
+        stage.bind()
         saved = checkpoints.save(stage.store, prefix, step, folder, made_for)
         checkpoints.prune(stage.store, prefix, saved, train.save_total_limit)
 
@@ -201,7 +204,7 @@ def _train(
         uploads.wait()
         done = max(taught.state.global_step, start)
         if done < steps:
-            _stop(stage, done, steps, moved=uploads.durable > start)
+            _stop(done, steps, moved=uploads.durable > start)
         _count_speed(stage, len(rows.train), done - start, time.monotonic() - began)
 
 
@@ -213,12 +216,11 @@ def _closing(uploads: Uploads) -> Iterator[Uploads]:
         uploads.close()
 
 
-def _stop(stage: StageRun, done: int, steps: int, *, moved: bool) -> None:
+def _stop(done: int, steps: int, *, moved: bool) -> None:
     if not moved:
         raise QatuneError(f"stopped at step {done} of {steps} without progress since the start")
     raise InterruptedRunError(
-        f"stopped at step {done} of {steps}, saved; run the same command again to go on: "
-        f"qatune train --run {stage.run}"
+        f"stopped at step {done} of {steps}, saved; run the same command again to go on"
     )
 
 

@@ -32,8 +32,14 @@ def parents(stage: str, recipe: Recipe) -> tuple[str, ...]:
 
 def bind_recipe(store: Store, run: str, ours: Recipe) -> None:
     """Tie the run's name to this recipe for good; raise BadRecipeError if it has another."""
-    key = f"runs/{run}/recipe.json"
-    if store.create(key, recipe.canonical(ours)):
+    if not store.create(_recipe_key(run), recipe.canonical(ours)):
+        check_recipe(store, run, ours)
+
+
+def check_recipe(store: Store, run: str, ours: Recipe) -> None:
+    """Raise BadRecipeError if the run's name is tied to another recipe."""
+    key = _recipe_key(run)
+    if store.stat(key) is None:
         return
     theirs = recipe.parse(store.read(key), f"{store.uri}/{key}")
     if theirs != ours:
@@ -45,10 +51,14 @@ def bind_recipe(store: Store, run: str, ours: Recipe) -> None:
 
 def bound_recipe(store: Store, run: str) -> Recipe:
     """Return the recipe of a run that exists; raise MissingInputError if it does not."""
-    key = f"runs/{run}/recipe.json"
+    key = _recipe_key(run)
     if store.stat(key) is None:
         raise MissingInputError(f"{store.uri}: no run {run!r}; start it with qatune run")
     return recipe.parse(store.read(key), f"{store.uri}/{key}")
+
+
+def _recipe_key(run: str) -> str:
+    return f"runs/{run}/recipe.json"
 
 
 def is_complete(store: Store, run: str, stage: str, ours: Recipe) -> bool:
@@ -71,14 +81,18 @@ def _finished(store: Store, run: str, stage: str) -> tuple[Manifest, str]:
     if found is None:
         raise MissingInputError(
             f"{store.uri}: {stage} of run {run!r} is not complete; "
-            f"run it first: qatune {stage} --run {run}"
+            f"run it first: qatune {stage} --run {run} --store {store.uri}"
         )
     return found
 
 
 @dataclass
 class StageRun:
-    """A stage at work. Nothing it has written counts before `finish`."""
+    """A stage at work. Nothing it has written counts before `finish`.
+
+    The run's name is tied to the recipe by the first write: a stage that finds its inputs missing
+    leaves the name free.
+    """
 
     store: Store
     run: str
@@ -92,13 +106,14 @@ class StageRun:
         default_factory=lambda: dict.fromkeys(("queued", "loading", "working", "saving", "lost"), 0)
     )
     _nested: float = 0.0
+    _bound: bool = False
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)
     _outputs: dict[str, ObjectRef] = field(default_factory=dict)
 
     @classmethod
     def open(cls, store: Store, run: str, stage: str, recipe: Recipe) -> "StageRun":
         """Begin a stage; raise MissingInputError while a parent is incomplete."""
-        bind_recipe(store, run, recipe)
+        check_recipe(store, run, recipe)
         upstream = {name: _finished(store, run, name) for name in parents(stage, recipe)}
         return cls(store, run, stage, recipe, upstream, notes=list(store.notes))
 
@@ -110,10 +125,17 @@ class StageRun:
 
     def create(self, name: str, source: bytes | Path) -> ObjectRef:
         """Write one output. An equal one from an earlier attempt is fine, another is not."""
+        self.bind()
         with self.timed("saving"):
             ref = create_once(self.store, self.key(name), source)
         self._outputs[ref.key] = ref
         return ref
+
+    def bind(self) -> None:
+        """Tie the run's name to the recipe, before anything is written under it."""
+        if not self._bound:
+            bind_recipe(self.store, self.run, self.recipe)
+            self._bound = True
 
     def adopt(self, name: str) -> ObjectRef:
         """Count an output that an earlier attempt of this stage wrote."""
@@ -166,6 +188,7 @@ class StageRun:
             image=manifests.image(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        self.bind()
         if not self.store.create(self.key("manifest.json"), manifests.encode(manifest)):
             self._agree_with_winner(manifest)
         return manifest
@@ -208,6 +231,7 @@ class _Heartbeat:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
+            self._stage.bind()
             self._stage.store.replace(self._stage.key("progress.json"), json.dumps(state).encode())
         except UnavailableError as error:
             log.get().warning("heartbeat not written", reason=str(error))

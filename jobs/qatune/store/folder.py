@@ -16,6 +16,7 @@ from qatune.store.objects import ConflictError, NoSuchObjectError, Stat
 
 TEMPORARY = ".qatune-tmp-"
 _DEAD_AFTER_SECONDS = 24 * 3600
+_TRIES = 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -78,17 +79,20 @@ class FolderStore:
 
     def delete(self, key: str) -> None:
         with plain_errors(self.uri), suppress(FileNotFoundError, NotADirectoryError):
-            self._path(key).unlink()
+            path = self._path(key)
+            path.unlink()
+            with suppress(OSError):  # not empty
+                for folder in path.relative_to(self._root).parents[:-1]:
+                    (self._root / folder).rmdir()
 
     @contextmanager
     def _written(self, path: Path, content: BinaryIO) -> Iterator[Path]:
         """Put the content in a file beside `path`, on the disk, and take the file away after."""
         temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         with plain_errors(self.uri):
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._tidy(path.parent)
             try:
-                with temporary.open("xb") as file:
+                with _opened_in_new_folder(temporary) as file:
                     shutil.copyfileobj(content, file, 1024 * 1024)
                     file.flush()
                     os.fsync(file.fileno())
@@ -114,6 +118,15 @@ def _stat(found: os.stat_result) -> Stat:
 
 def _opened(source: bytes | Path) -> BinaryIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _opened_in_new_folder(path: Path) -> BinaryIO:
+    """Open a new file; another process may take its folder away, as long as that is empty."""
+    for _ in range(_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    raise UnavailableError(f"{path.parent}: vanishes again and again; is it being deleted?")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -67,9 +67,15 @@ def load(store: Store, run: str, stage: str) -> tuple[Manifest, str] | None:
         return None
     data = store.read(key)
     try:
-        return Manifest.model_validate_json(data), hashlib.sha256(data).hexdigest()
+        manifest = Manifest.model_validate_json(data)
     except ValidationError:
         raise MissingInputError(f"{store.uri}/{key}: not a manifest that qatune wrote") from None
+    if (manifest.run, manifest.stage) != (run, stage):
+        raise MissingInputError(
+            f"{store.uri}/{key}: belongs to {manifest.stage} of run {manifest.run!r}; "
+            "a run cannot be copied to another name: start it again under another --run"
+        )
+    return manifest, hashlib.sha256(data).hexdigest()
 
 
 def versions() -> dict[str, str]:

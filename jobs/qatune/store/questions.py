@@ -84,7 +84,7 @@ def _parquet_rows(path: Path, defaults: Question) -> Iterator[Question]:
 def _is_openai(file: SourceFile) -> bool:
     if format_suffix(file.name) in (None, ".csv", ".parquet"):
         return False
-    return openai_batch.is_batch(next((line for line in _lines(file) if line.strip()), b""))
+    return openai_batch.is_batch(line for line in _lines(file) if line.strip())
 
 
 def _openai_rows(

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,21 @@ from typing import BinaryIO, cast
 from qatune import log
 from qatune.errors import MissingInputError
 from qatune.store.folder import TEMPORARY, plain_errors, remove_leftovers
-from qatune.store.objects import CHUNK_BYTES, Stat, Store
+from qatune.store.manifests import Manifest
+from qatune.store.objects import CHUNK_BYTES, ObjectRef, Stat, Store, describe_source
 from qatune.store.opening import open_store
 
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+    }
+)
 _AHEAD = 3
 _STREAMS = 8
 _HINT = "a hub id needs a revision beside it"
@@ -44,6 +56,16 @@ class ModelFolder:
     path: Path
     revision: str | None
     source: str
+
+    def files(self) -> list[ObjectRef]:
+        """Hash its files, for a manifest."""
+        name = f"{self.source}@{self.revision}" if self.revision else self.source
+        return describe_files(self.path, name)
+
+    def tokenizer_files(self) -> list[ObjectRef]:
+        """Hash the files that texts become ids by."""
+        name = f"{self.source}@{self.revision}" if self.revision else self.source
+        return describe_files(self.path, name, TOKENIZER_FILES)
 
 
 def data_files(source: str, revision: str | None, files: str = "*") -> list[SourceFile]:
@@ -83,6 +105,32 @@ def model_folder(source: str, revision: str | None) -> ModelFolder:
     return ModelFolder(path, commit, source)
 
 
+def describe_files(folder: Path, name: str, only: Container[str] | None = None) -> list[ObjectRef]:
+    """Hash a folder's files, hidden ones left out; `name` stands for the folder in their keys."""
+    return [
+        describe_source(f"{name}/{path.name}", path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".") and (only is None or path.name in only)
+    ]
+
+
+def check_tokenizer(preprocess: Manifest, source: str, files: Sequence[ObjectRef]) -> None:
+    """Raise MissingInputError unless the model's tokenizer is the one that the ids are from."""
+    here = _tokenizer_hashes(files, source)
+    there = _tokenizer_hashes(preprocess.inputs, source)
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise MissingInputError(
+                f"{source}: its {name} is not the one that the rows were tokenized with; "
+                "bring that back, or start again under another --run"
+            )
+
+
+def _tokenizer_hashes(refs: Sequence[ObjectRef], source: str) -> dict[str, str]:
+    named = {ref.key.rsplit("/", 1)[-1]: ref for ref in refs if ref.key.startswith(source)}
+    return {name: ref.sha256 for name, ref in named.items() if name in TOKENIZER_FILES}
+
+
 def adapter_folder(source: str) -> Path:
     """Bring an adapter to this machine."""
     path = _folder(source)
@@ -94,14 +142,21 @@ def adapter_folder(source: str) -> Path:
 def _folder(source: str) -> Path:
     if source.startswith("s3://"):
         return _downloaded(source)
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if not path.is_dir():
         raise MissingInputError(f"{source}: no such folder; {_HINT}")
     return path
 
 
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~name of nobody
+        raise MissingInputError(f"{source}: no such user; {_HINT}") from None
+
+
 def _local_paths(source: str, files: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = _expanded(source)
     with plain_errors(source):
         if path.is_dir():
             return [each for each in path.glob(files) if each.is_file()]
