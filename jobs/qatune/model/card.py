@@ -28,10 +28,13 @@ tags:
 
 ## Use
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-base = AutoModelForCausalLM.from_pretrained({source!r}{revision_argument})
+base = AutoModelForCausalLM.from_pretrained(
+    {place},{revision_argument}
+    {precision_argument},
+)
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
@@ -53,7 +56,10 @@ def model_card(recipe: Recipe, base: Base, counters: Mapping[str, Any]) -> str:
     return _CARD.format(
         source=base.source,
         revision=f"`{base.revision}`" if base.revision else "none",
-        revision_argument=f", revision={base.revision!r}" if base.revision else "",
+        revision_argument=f"\n    revision={base.revision!r}," if base.revision else "",
+        place=_place(base.source),
+        imports="import os\n" if base.source.startswith("~") else "",
+        precision_argument=_precision(recipe, base),
         precision=base.precision,
         data=recipe.data.source,
         template=recipe.data.template,
@@ -62,6 +68,31 @@ def model_card(recipe: Recipe, base: Base, counters: Mapping[str, Any]) -> str:
         after=_loss(counters["heldout_loss_after"]),
         **{name: counters[name] for name in ("rows", "heldout_rows", "steps")},
     )
+
+
+def _place(source: str) -> str:
+    """Say in Python where the base is loaded from."""
+    if source.startswith("~"):
+        return f"os.path.expanduser({source!r})"
+    if source.startswith("s3://"):
+        return f'"path/to/a/copy/of/{source.removeprefix("s3://")}"'
+    return repr(source)
+
+
+def _precision(recipe: Recipe, base: Base) -> str:
+    """Say in Python how the base was held in training: otherwise it gives other text."""
+    if base.quantization == "none":
+        return f'dtype="{base.dtype}"'
+    if base.quantization == "int8":
+        settings = "load_in_8bit=True"
+    else:
+        settings = (
+            "\n        load_in_4bit=True,"
+            '\n        bnb_4bit_quant_type="nf4",'
+            f"\n        bnb_4bit_use_double_quant={recipe.model.double_quant},"
+            f'\n        bnb_4bit_compute_dtype="{base.dtype}",\n    '
+        )
+    return f"quantization_config=BitsAndBytesConfig({settings})"
 
 
 def _loss(value: float | None) -> str:
