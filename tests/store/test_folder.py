@@ -2,12 +2,13 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -137,15 +138,29 @@ def test_a_folder_goes_with_its_last_object_and_comes_back(tmp_path):
     assert store.create("a/b/one", b"y")
 
 
-def test_writers_survive_that_others_empty_their_folder(tmp_path):
-    stores = [FolderStore(str(tmp_path / "store")) for _ in range(2)]
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_a_writer_whose_folder_another_takes_away_makes_it_again(tmp_path, monkeypatch, call):
+    store, real, taken = FolderStore(str(tmp_path / "store")), getattr(Path, call), []
 
-    def churn(number):
-        for turn in range(200):
-            key = f"a/b/{number}-{turn}"
-            assert stores[number].create(key, b"x")
-            assert stores[number].read(key) == b"x"
-            stores[number].delete(key)
+    def late(self, *arguments, **options):
+        if TEMPORARY in self.name or self.name == "b":
+            taken.append(self)
+            if len(taken) == 1:
+                shutil.rmtree(tmp_path / "store", ignore_errors=True)
+                raise FileNotFoundError(errno.ENOENT, "taken away", str(self))
+        return real(self, *arguments, **options)
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(churn, range(2)))
+    monkeypatch.setattr(Path, call, late)
+    assert store.create("a/b/one", b"x")
+    assert len(taken) > 1
+    assert store.read("a/b/one") == b"x"
+
+
+def test_a_folder_that_vanishes_while_keys_are_listed(tmp_path):
+    store, keys = FolderStore(str(tmp_path / "store")), {"a/b/one", "a/c/two"}
+    for key in keys:
+        store.create(key, b"x")
+    listed = store.keys("a/")
+    (other,) = keys - {next(listed)}
+    store.delete(other)
+    assert list(listed) == []

@@ -72,7 +72,7 @@ class FolderStore:
     def keys(self, prefix: str) -> Iterator[str]:
         folder = self._path(prefix.rpartition("/")[0] or ".")
         with plain_errors(self.uri):
-            for path in folder.rglob("*"):
+            for path in _files(folder):
                 key = path.relative_to(self._root).as_posix()
                 if key.startswith(prefix) and TEMPORARY not in path.name and path.is_file():
                     yield key
@@ -120,11 +120,22 @@ def _opened(source: bytes | Path) -> BinaryIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """Walk a tree whose folders may vanish meanwhile, as `delete` takes empty ones away."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in names)
+
+
 def _opened_in_new_folder(path: Path) -> BinaryIO:
     """Open a new file; another process may take its folder away, as long as that is empty."""
     for _ in range(_TRIES):
-        path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("xb")
     raise UnavailableError(f"{path.parent}: vanishes again and again; is it being deleted?")
 
