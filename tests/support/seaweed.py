@@ -6,9 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,17 +90,10 @@ def _await(process, endpoint: str, log: Path) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         try:
-            urllib.request.urlopen(endpoint, timeout=2).close()
-        except urllib.error.HTTPError:
-            pass
-        except OSError:
-            time.sleep(0.2)
-            continue
-        try:
-            client.create_bucket(Bucket=BUCKET)
+            # A bucket made by a try whose write failed is there already.
+            with suppress(client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"x")
-        except client.exceptions.BucketAlreadyExists:
-            pass
         except (BotoCoreError, ClientError):
             time.sleep(0.3)
         else:
