@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,65 +148,87 @@ def _train(
     scratch: Path,
 ) -> None:
     """Train to the last step; raise InterruptedRunError if a signal came before it."""
-    train, prefix = stage.recipe.train, stage.key("checkpoints/")
-    steps = trainer.total_steps(len(rows.train), train)
+    steps = trainer.total_steps(len(rows.train), stage.recipe.train)
     made_for = f"{recipe.digest(stage.recipe)} {stage.upstream['preprocess'][1]}"
-    found = checkpoints.newest(stage.store, prefix, scratch / "resumed", made_for)
-    start = found[0].step if found else 0
-    if found:
-        shutil.copyfile(found[1] / METRICS, journal.path)
-        log.get().info("going on from a checkpoint", step=start, of=steps)
-    stage.counters["resumed_from_step"] = start
-
-    def send(step: int, folder: Path) -> None:
-        stage.bind()
-        saved = checkpoints.save(stage.store, prefix, step, folder, made_for)
-        checkpoints.prune(stage.store, prefix, saved, train.save_total_limit)
-
+    start, resumed = _resumed(stage, journal, scratch / "resumed", made_for)
     with (
         interruption.watched() as stop,
         stage.progress("training", steps, "steps") as progress,
-        _closing(Uploads(send)) as uploads,
+        _closing(Uploads(partial(_send, stage, made_for))) as uploads,
     ):
         recorder = Recorder(
             journal,
             rows.heldout,
-            train=train,
+            train=stage.recipe.train,
             pad_id=loaded.tokenizer.pad_token_id,
             uploads=uploads,
             interruption=stop,
             progress=progress,
         )
-        taught = trainer.AdapterTrainer(
-            model,
-            datasets.Dataset(rows.train),
-            rows.lengths.tolist(),
-            train=train,
-            args=trainer.settings(
-                train,
-                optim=trainer.optimizer_name(train.optim, loaded.device, stage.note),
-                loaded=loaded,
-                steps=steps,
-                folder=scratch / "checkpoints",
-            ),
-            tokenizer=loaded.tokenizer,
-            limit=rows.limit,
-            callbacks=[recorder],
-        )
+        taught = _trainer(stage, model, loaded, recorder, rows=rows, steps=steps, scratch=scratch)
         recorder.trainer = taught
-        if not found:
+        if resumed is None:
             recorder.measure(model, 0)
         progress.advance(start)
         began = time.monotonic()
-        if found and start >= steps:
-            taught.load_adapter(found[1])
+        if resumed is not None and start >= steps:
+            taught.load_adapter(resumed)
         else:
-            taught.train(resume_from_checkpoint=str(found[1]) if found else None)
+            taught.train(resume_from_checkpoint=resumed and str(resumed))
         uploads.wait()
         done = max(taught.state.global_step, start)
         if done < steps:
             _stop(done, steps, moved=uploads.durable > start)
         _count_speed(stage, len(rows.train), done - start, time.monotonic() - began)
+
+
+def _resumed(
+    stage: StageRun, journal: Journal, folder: Path, made_for: str
+) -> tuple[int, Path | None]:
+    """Fetch the newest checkpoint and its journal; return its step and folder, 0 without one."""
+    found = checkpoints.newest(stage.store, stage.key("checkpoints/"), folder, made_for)
+    step, path = (found[0].step, found[1]) if found else (0, None)
+    if path is not None:
+        shutil.copyfile(path / METRICS, journal.path)
+        log.get().info("going on from a checkpoint", step=step)
+    stage.counters["resumed_from_step"] = step
+    return step, path
+
+
+def _send(stage: StageRun, made_for: str, step: int, folder: Path) -> None:
+    """Put a checkpoint into the store, and take away those that it makes superfluous."""
+    prefix = stage.key("checkpoints/")
+    saved = checkpoints.save(stage.store, prefix, step, folder, made_for)
+    checkpoints.prune(stage.store, prefix, saved, stage.recipe.train.save_total_limit)
+
+
+def _trainer(
+    stage: StageRun,
+    model: Any,
+    loaded: LoadedModel,
+    recorder: Recorder,
+    *,
+    rows: _Rows,
+    steps: int,
+    scratch: Path,
+) -> trainer.AdapterTrainer:
+    train = stage.recipe.train
+    return trainer.AdapterTrainer(
+        model,
+        datasets.Dataset(rows.train),
+        rows.lengths.tolist(),
+        train=train,
+        args=trainer.settings(
+            train,
+            optim=trainer.optimizer_name(train.optim, loaded.device, stage.note),
+            loaded=loaded,
+            steps=steps,
+            folder=scratch / "checkpoints",
+        ),
+        tokenizer=loaded.tokenizer,
+        limit=rows.limit,
+        callbacks=[recorder],
+    )
 
 
 @contextmanager
