@@ -33,6 +33,7 @@ def _number(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -73,7 +74,7 @@ class Split(Section):
     """`group`: one question never lies on both sides. `shuffle`: datasets' train_test_split."""
     test_size: Annotated[float | int, BeforeValidator(_number)] = 0.2
     """Held-out share (below 1) or number of rows."""
-    seed: Whole = Field(42, ge=0, lt=2**32)
+    seed: Seed = 42
 
     @field_validator("test_size")
     @classmethod
@@ -163,7 +164,7 @@ class Train(Section):
     save_steps: Whole = Field(20, gt=0)
     save_total_limit: Whole = Field(2, gt=0)
     """Checkpoints kept; an older one goes only after a newer one is complete."""
-    seed: Whole = Field(42, ge=0, lt=2**32)
+    seed: Seed = 42
 
 
 class Generate(Section):
@@ -179,7 +180,7 @@ class Generate(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: Whole = Field(0, ge=0)
     """0 considers every token."""
-    seed: Whole = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     """Each row draws from its own stream of (seed, id): answers do not depend on the batch."""
     batch_size: Whole = Field(16, gt=0)
     chunk_rows: Whole = Field(64, gt=0)

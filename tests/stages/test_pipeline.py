@@ -68,6 +68,9 @@ def check_finished_run(store, run, held_out):
     parents = {"train": "preprocess", "evaluate": "generate"}
     for child, parent in parents.items():
         assert found[child][0].parents[parent] == found[parent][1]
+    shown = {ref.key.split(f"runs/{run}/")[1] for ref in found["evaluate"][0].inputs}
+    assert {"preprocess/lengths.json", "train/metrics.jsonl"} <= shown
+    assert "generate/parts/part-00000-00000.jsonl" in shown
     train = found["train"][0]
     assert train.counters["heldout_loss_after"] < train.counters["heldout_loss_before"]
     assert any("paged_adamw_32bit" in note for note in train.notes)

@@ -202,6 +202,15 @@ def test_a_folder_without_weights(folders, tmp_path):
         run(MemoryStore(), training.recipe(tmp_path))
 
 
+def test_weights_of_another_shape_than_the_config_says(folders, tmp_path):
+    folder = tmp_path / "llama"
+    shutil.copytree(folders["llama"], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"intermediate_size": 48}))
+    with pytest.raises(MissingInputError, match="weights are of two models: their shapes differ"):
+        run(MemoryStore(), training.recipe(folder))
+
+
 def test_gradient_accumulation_changes_nothing(folders):
     losses = []
     for batch, accumulation in ((4, 1), (2, 2)):

@@ -15,9 +15,8 @@ from typing import Any
 from qatune.data.records import Answer
 from qatune.data.requests import Fault, Question, distinct, fault, is_utf8
 
-_HEAD_LINES = 20
-
 URL = "/v1/chat/completions"
+_HEAD_LINES = 20
 _HOTTEST = 2  # of the API
 
 # Fields that change nothing about the answer.

@@ -29,7 +29,7 @@ tags:
 ## Use
 ```python
 {imports}from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer{quantizing}
 
 base = AutoModelForCausalLM.from_pretrained(
     {place},{revision_argument}
@@ -59,6 +59,7 @@ def model_card(recipe: Recipe, base: Base, counters: Mapping[str, Any]) -> str:
         revision_argument=f"\n    revision={base.revision!r}," if base.revision else "",
         place=_place(base.source),
         imports="import os\n" if base.source.startswith("~") else "",
+        quantizing="" if base.quantization == "none" else ", BitsAndBytesConfig",
         precision_argument=_precision(recipe, base),
         precision=base.precision,
         data=recipe.data.source,

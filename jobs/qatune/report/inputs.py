@@ -13,6 +13,12 @@ from qatune.store import artifacts, manifests
 from qatune.store.manifests import Manifest
 from qatune.store.objects import ObjectRef, Store, chunks
 
+_READ = {
+    "preprocess": ("lengths.json",),
+    "train": ("metrics.jsonl",),
+    "generate": ("parts/", "errors/"),
+}
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -33,22 +39,17 @@ class Inputs:
     @property
     def files(self) -> list[ObjectRef]:
         """The objects that all this was read from."""
-        names = {"preprocess": ("lengths.json",), "train": ("metrics.jsonl",)}
         return [
             ref
             for stage, manifest in self.stages.items()
-            for name in names.get(stage, ("parts/", "errors/"))
+            for name in _READ[stage]
             for ref in manifest.outputs_like(prefix=name)
         ]
 
 
 def load(store: Store, run: str, recipe: Recipe) -> Inputs:
     """Read a run whose answers are complete; raise MissingInputError if they are not."""
-    found = {
-        stage: loaded
-        for stage in ("preprocess", "train", "generate")
-        if (loaded := manifests.load(store, run, stage))
-    }
+    found = {stage: loaded for stage in _READ if (loaded := manifests.load(store, run, stage))}
     if "generate" not in found:
         raise MissingInputError(
             f"{store.uri}: generate of run {run!r} is not complete; "

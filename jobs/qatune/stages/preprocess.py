@@ -27,7 +27,7 @@ from qatune.data.prompts import Template
 from qatune.data.records import ROWS, Reason
 from qatune.data.selection import Batch, Candidate, Selection, batched
 from qatune.errors import BadDataError, UnavailableError
-from qatune.model.configs import load_config, positions
+from qatune.model.configs import UNBOUNDED, load_config, positions
 from qatune.model.tokenizing import Encoded, RowTokenizer, load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import ObjectRef
@@ -179,7 +179,7 @@ def _tokenized(batch: Batch, data: Data, tokenizer: RowTokenizer, holds: int) ->
 
 def _kept(batch: Batch, lengths: Any, data: Data, holds: int) -> Any:
     """Return the indexes of the candidates within both limits; reject the others."""
-    asked = data.max_length if data.length_unit == "tokens" else lengths.max(initial=0)
+    asked = data.max_length if data.length_unit == "tokens" else UNBOUNDED
     for index in np.flatnonzero((lengths > asked) | (lengths > holds)):
         reason: Reason = "too_long" if lengths[index] > asked else "too_long_for_model"
         batch.rejected.append(batch.candidates[int(index)].rejected(reason))

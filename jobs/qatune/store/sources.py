@@ -57,15 +57,17 @@ class ModelFolder:
     revision: str | None
     source: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.source}@{self.revision}" if self.revision else self.source
+
     def files(self) -> list[ObjectRef]:
         """Hash its files, for a manifest."""
-        name = f"{self.source}@{self.revision}" if self.revision else self.source
-        return describe_files(self.path, name)
+        return describe_files(self.path, self.name)
 
     def tokenizer_files(self) -> list[ObjectRef]:
         """Hash the files that texts become ids by."""
-        name = f"{self.source}@{self.revision}" if self.revision else self.source
-        return describe_files(self.path, name, TOKENIZER_FILES)
+        return describe_files(self.path, self.name, TOKENIZER_FILES)
 
 
 def data_files(source: str, revision: str | None, files: str = "*") -> list[SourceFile]:
