@@ -1,6 +1,5 @@
 """The command line. Heavy modules are imported by the command that needs them."""
 
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,6 +9,15 @@ import click
 
 from qatune import __version__
 from qatune.errors import QatuneError, UsageError
+from qatune.options import (
+    checked_name,
+    new_run_option,
+    recipe_option,
+    run_argument,
+    run_option,
+    set_option,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from qatune.config import Recipe
@@ -18,34 +26,6 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "generate", "evaluate")
 _INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
 _TERMINATED = 143  # and SIGTERM
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-def _run_option(_context: Any, _parameter: Any, name: str | None) -> str | None:
-    return name if name is None else _checked_name(name)
-
-
-def _checked_name(name: str) -> str:
-    """Check that a name can be part of a key, a file name and a Kubernetes label."""
-    if not _RUN_NAME.fullmatch(name):
-        raise UsageError(
-            f"--run {name!r}: a run's name is of up to 63 letters, digits, dots, dashes and "
-            "underscores, the first a letter or digit"
-        )
-    return name
-
-
-store_option = click.option(
-    "--store",
-    "store_uri",
-    default="./qatune-store",
-    envvar="QATUNE_STORE",
-    show_default=True,
-    help="Folder or s3://bucket/prefix.",
-)
-set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,19 +40,14 @@ def cli(context: click.Context, debug: bool) -> None:
 @cli.command()
 @click.argument("recipe_name", metavar="RECIPE")
 @store_option
-@click.option(
-    "--run",
-    "run_name",
-    callback=_run_option,
-    help="Name of the run in the store [default: the recipe's].",
-)
+@new_run_option
 @set_option
 def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple[str, ...]) -> None:
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
     recipe = _recipe(recipe_name, overrides)
-    name = run_name or _checked_name(Path(recipe_name).stem)
+    name = run_name or checked_name(Path(recipe_name).stem)
     store = _store(store_uri)
     # An adapter from elsewhere, or none, needs no training.
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
@@ -88,36 +63,14 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
 
 def _stage_command(stage: str, doc: str) -> Callable[..., None]:
     @cli.command(name=stage, help=doc)
-    @click.option(
-        "--run",
-        "run_name",
-        required=True,
-        callback=_run_option,
-        help="Name of the run in the store.",
-    )
+    @run_option
     @store_option
-    @click.option(
-        "--recipe",
-        "recipe_name",
-        envvar="QATUNE_RECIPE",
-        help="Recipe of a new run; a run that exists has its own.",
-    )
+    @recipe_option
     @set_option
     def command(
         run_name: str, store_uri: str, recipe_name: str | None, overrides: tuple[str, ...]
     ) -> None:
-        from qatune.store import artifacts
-
-        store = _store(store_uri)
-        if recipe_name is None and overrides:
-            raise UsageError("--set changes a recipe that is given: add --recipe")
-        recipe = (
-            _recipe(recipe_name, overrides)
-            if recipe_name
-            else artifacts.bound_recipe(store, run_name)
-        )
-        if not _run_stage(stage, store, run_name, recipe):
-            click.echo(f"{stage} of run {run_name!r} is complete already: nothing to do")
+        _start_stage(stage, run_name, store_uri, recipe_name, overrides)
 
     return command
 
@@ -129,7 +82,7 @@ _stage_command("evaluate", "Measure the answers and write the report.")
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN", callback=_run_option)
+@run_argument
 @store_option
 @click.option("--output", default="report.html", show_default=True, help="File to write.")
 def report(run_name: str, store_uri: str, output: str) -> None:
@@ -143,7 +96,7 @@ def report(run_name: str, store_uri: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN", callback=_run_option)
+@run_argument
 @click.argument("question", required=False)
 @store_option
 def ask(run_name: str, question: str | None, store_uri: str) -> None:
@@ -165,8 +118,32 @@ def _store(uri: str) -> "Store":
     return open_store(uri)
 
 
-def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe") -> bool:
-    """Run a stage unless its manifest says that it is complete; tell whether it ran."""
+def _start_stage(
+    stage: str,
+    run_name: str,
+    store_uri: str,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Run one stage by itself, with the recipe that is given or the run's own."""
+    from qatune.store import artifacts
+
+    store = _store(store_uri)
+    if recipe_name is None and overrides:
+        raise UsageError("--set changes a recipe that is given: add --recipe")
+    recipe = (
+        _recipe(recipe_name, overrides) if recipe_name else artifacts.bound_recipe(store, run_name)
+    )
+    if not _run_stage(stage, store, run_name, recipe, **given):
+        click.echo(f"{stage} of run {run_name!r} is complete already: nothing to do")
+
+
+def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe", **given: Any) -> bool:
+    """Run a stage unless its manifest says that it is complete; tell whether it ran.
+
+    `given` is what this stage's `run` takes besides.
+    """
     import importlib
 
     import structlog
@@ -178,7 +155,7 @@ def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe") -> b
         return False
     with structlog.contextvars.bound_contextvars(stage=stage):
         stage_run = artifacts.StageRun.open(store, run_name, stage, recipe)
-        importlib.import_module(f"qatune.stages.{stage}").run(stage_run)
+        importlib.import_module(f"qatune.stages.{stage}").run(stage_run, **given)
     return True
 
 

@@ -1,0 +1,1 @@
+"""What a values file of the chart says besides the recipe."""
