@@ -46,8 +46,11 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
-    recipe = _recipe(recipe_name, overrides)
-    name = run_name or checked_name(Path(recipe_name).stem)
+    from qatune.recipe import load_values
+
+    values = load_values(recipe_name, overrides)
+    recipe = values.recipe
+    name = run_name or values.run.name or checked_name(Path(recipe_name).stem)
     store = _store(store_uri)
     # An adapter from elsewhere, or none, needs no training.
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]

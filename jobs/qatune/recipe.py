@@ -1,6 +1,5 @@
 """Read a recipe, change fields of it, name what is wrong with it, and tell two apart."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from qatune.config import Recipe
 from qatune.errors import BadRecipeError, MissingInputError
+from qatune.faults import describe
+from qatune.values import Values
 
 _OBJECT = re.compile(r"\{\s*\w+:\s")
-_PYTHON_TYPE = re.compile(r"a valid (tuple|dictionary or instance of \w+)")
 
 
 def shipped() -> dict[str, Path]:
@@ -31,15 +30,23 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises MissingInputError for no such recipe, BadRecipeError for a wrong one.
     """
+    return load_values(name_or_path, overrides).recipe
+
+
+def load_values(name_or_path: str, overrides: Sequence[str] = ()) -> Values:
+    """Read the whole file, with what it says of the cluster. Overrides are the recipe's."""
     path = shipped().get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise MissingInputError(
             f"recipe {name_or_path!r}: no such file, and not one of {', '.join(shipped())}"
         )
-    fields = _recipe_fields(path)
+    fields = _fields(path)
     for override in overrides:
-        _set_field(fields, override)
-    return validate(fields)
+        _set_field(fields["recipe"], override)
+    try:
+        return Values.model_validate(fields)
+    except ValidationError as error:
+        raise BadRecipeError(describe(error, Values)) from None
 
 
 def validate(fields: Mapping[str, Any]) -> Recipe:
@@ -47,11 +54,7 @@ def validate(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        faults: dict[str, list[ErrorDetails]] = {}
-        for fault in error.errors(include_url=False):
-            faults.setdefault(".".join(_field(fault["loc"])), []).append(fault)
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise BadRecipeError(_describe(next(iter(faults.values()))) + more) from None
+        raise BadRecipeError(describe(error, Recipe, ("recipe",))) from None
 
 
 def canonical(recipe: Recipe) -> bytes:
@@ -93,7 +96,7 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
 
 
-def _recipe_fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -103,11 +106,7 @@ def _recipe_fields(path: Path) -> dict[str, Any]:
         raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(values, dict) or not isinstance(values.get("recipe"), dict):
         raise BadRecipeError(f"{path}: no recipe in it: its fields stand under the key 'recipe:'")
-    unknown = [name for name in values if name != "recipe"]
-    if unknown:
-        raise BadRecipeError(f"{path}: {unknown[0]}: unknown key beside 'recipe:'")
-    fields: dict[str, Any] = values["recipe"]
-    return fields
+    return values
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -145,73 +144,3 @@ def _value(text: str, override: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise BadRecipeError(f"--set {override}: the value is not YAML") from None
-
-
-def _describe(faults: Sequence[ErrorDetails]) -> str:
-    """Put what is wrong with one field, which may be of several types, into one line."""
-    fault = faults[0]
-    where = _field(fault["loc"])
-    named = ".".join(["recipe", *where])
-    if fault["type"] == "extra_forbidden":
-        return f"{named}: unknown field{_suggestion(where)}"
-    if fault["type"] == "missing":
-        return f"{named}: must be given"
-    reasons = dict.fromkeys(_reason(each) for each in faults)
-    return f"{named}: {' or '.join(reasons)} (it is {_short(fault['input'])})"
-
-
-def _reason(fault: ErrorDetails) -> str:
-    reason = _PYTHON_TYPE.sub(_yaml_type, fault["msg"].removeprefix("Value error, "))
-    return reason[0].lower() + reason[1:]
-
-
-def _yaml_type(found: re.Match[str]) -> str:
-    return "a list, as in [q_proj, v_proj]" if found[0] == "a valid tuple" else "an object"
-
-
-def _field(location: Sequence[int | str]) -> list[str]:
-    """Cut off which of a field's types was tried: pydantic adds that to the location."""
-    section: type[BaseModel] | None = Recipe
-    named = []
-    for part in location:
-        if section is None:
-            break
-        named.append(str(part))
-        section = _section(named)
-    return named
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004
-
-
-def _suggestion(where: Sequence[str]) -> str:
-    """Name the field that was meant: a like name here, or the same name elsewhere."""
-    here = _section(where[:-1])
-    near = difflib.get_close_matches(where[-1], here.model_fields, n=1, cutoff=0.4) if here else []
-    elsewhere = [name for name in _all_fields(Recipe) if name.split(".")[-1] == where[-1]]
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _section(path: Sequence[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] = Recipe
-    for name in path:
-        field = section.model_fields.get(name)
-        if field is None or not _is_section(field.annotation):
-            return None
-        section = field.annotation  # type: ignore[assignment]
-    return section
-
-
-def _all_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        if _is_section(field.annotation):
-            yield from _all_fields(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

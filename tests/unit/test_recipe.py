@@ -128,7 +128,7 @@ def test_a_recipe_that_is_nowhere():
         ("recipe: [", "not YAML"),
         ("train: {}", "no recipe in it"),
         ("", "no recipe in it"),
-        ("recipe: {}\nrecipes: {}", "recipes: unknown key"),
+        ("recipe: {model: {source: a}, data: {source: b}}\nstage: {}", "stage: unknown field; did"),
         ("recipe: {data: {source: a}}", "recipe.model: must be given"),
         ("recipe:\n  data: {source: a}\n  data: {source: b}", "key 'data' is there twice"),
     ],
