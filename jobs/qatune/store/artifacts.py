@@ -164,16 +164,18 @@ class StageRun:
             self._nested = outer + spent
 
     @contextmanager
-    def progress(self, label: str, total: int | None, unit: str) -> Iterator[Progress]:
-        """Show progress here and, every few seconds, as `progress.json` in the store."""
+    def progress(
+        self, label: str, total: int | None, unit: str, heartbeat: str = "progress.json"
+    ) -> Iterator[Progress]:
+        """Show progress here and, every few seconds, as an object of the store."""
         with log.progress(label, total, unit) as shown:
-            beat = _Heartbeat(self, shown, total, unit)
+            beat = _Heartbeat(self, shown, total, unit, heartbeat)
             yield beat
             beat.write()
 
-    def finish(self) -> Manifest:
-        """Write the manifest: from now on the stage is complete."""
-        manifest = Manifest(
+    def manifest(self) -> Manifest:
+        """Describe what was done up to now."""
+        return Manifest(
             run=self.run,
             stage=self.stage,
             recipe_sha256=recipe.digest(self.recipe),
@@ -188,27 +190,33 @@ class StageRun:
             image=manifests.image(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def finish(self) -> Manifest:
+        """Write the manifest: from now on the stage is complete."""
+        return self.complete(self.manifest())
+
+    def complete(self, manifest: Manifest) -> Manifest:
+        """Write this manifest, or agree with the worker that was first."""
         self.bind()
         if not self.store.create(self.key("manifest.json"), manifests.encode(manifest)):
-            self._agree_with_winner(manifest)
+            theirs, _ = _finished(self.store, self.run, self.stage)
+            where = f"{self.store.uri}/{self.key('manifest.json')}"
+            manifests.check_same_result(where, theirs, manifest)
         return manifest
 
-    def _agree_with_winner(self, ours: Manifest) -> None:
-        """Another worker finished this stage first: its result must be ours."""
-        theirs, _ = _finished(self.store, self.run, self.stage)
-        same = ("recipe_sha256", "parents", "outputs")
-        if any(getattr(theirs, name) != getattr(ours, name) for name in same):
-            raise MissingInputError(
-                f"{self.store.uri}/{self.key('manifest.json')}: another worker finished this stage "
-                "with another result; choose another --run"
-            )
+    def anew(self) -> "StageRun":
+        """Return the same stage with nothing read, written or counted."""
+        return StageRun(self.store, self.run, self.stage, self.recipe, self.upstream)
 
 
 class _Heartbeat:
     """Passes progress on, and writes it to the store now and then."""
 
-    def __init__(self, stage: StageRun, shown: Progress, total: int | None, unit: str) -> None:
+    def __init__(
+        self, stage: StageRun, shown: Progress, total: int | None, unit: str, name: str
+    ) -> None:
         self._stage, self._shown, self._total, self._unit = stage, shown, total, unit
+        self._key = stage.key(name)
         self._done, self._start = 0, time.monotonic()
         self._next = self._start + HEARTBEAT_SECONDS
 
@@ -232,6 +240,6 @@ class _Heartbeat:
         }
         try:
             self._stage.bind()
-            self._stage.store.replace(self._stage.key("progress.json"), json.dumps(state).encode())
+            self._stage.store.replace(self._key, json.dumps(state).encode())
         except UnavailableError as error:
             log.get().warning("heartbeat not written", reason=str(error))

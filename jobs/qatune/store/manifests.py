@@ -78,6 +78,15 @@ def load(store: Store, run: str, stage: str) -> tuple[Manifest, str] | None:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
+def check_same_result(where: str, theirs: Manifest, ours: Manifest) -> None:
+    """Raise MissingInputError unless whoever was first has come to our result."""
+    same = ("recipe_sha256", "parents", "outputs")
+    if any(getattr(theirs, name) != getattr(ours, name) for name in same):
+        raise MissingInputError(
+            f"{where}: another worker finished this with another result; choose another --run"
+        )
+
+
 def versions() -> dict[str, str]:
     """Version of the code, of Python and of each installed library that shapes a result."""
     found = {"qatune": __version__, "python": platform.python_version()}

@@ -1,0 +1,150 @@
+"""What each shard of the generate stage has done, and how that becomes the stage's manifest.
+
+Each shard proves its own rows and writes a record, which is created once. A shard that finds all
+records there merges them; whoever writes the last one sees them all. Listings are not relied upon.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pydantic import ValidationError
+
+from qatune.data.shards import Layout, Shard
+from qatune.errors import MissingInputError, QatuneError
+from qatune.store import manifests
+from qatune.store.artifacts import StageRun
+from qatune.store.manifests import Manifest
+from qatune.store.objects import ObjectRef, Store
+
+_STAGE = "generate"
+_STREAMS = 16
+_SUMMED = ("rows", "answers", "errors", "base_tokens", "adapter_tokens")
+RATE = "prompts_per_second"
+
+
+class Record(Manifest):
+    """One shard's last word: what a manifest says, of its rows alone."""
+
+    shard: int
+    shards: int
+
+
+def is_recorded(store: Store, run: str, shard: Shard) -> bool:
+    return store.stat(_record_key(run, shard)) is not None
+
+
+def save_record(stage: StageRun, shard: Shard) -> None:
+    """Write a shard's record; one that is there already must tell of the same outputs."""
+    ours = Record(**dict(stage.manifest()), shard=shard.number, shards=shard.of)
+    key = _record_key(stage.run, shard)
+    if not stage.store.create(key, manifests.encode(ours)):
+        theirs = _record(stage.store, stage.run, shard)
+        manifests.check_same_result(f"{stage.store.uri}/{key}", theirs, ours)
+
+
+def all_recorded(store: Store, run: str, shard: Shard) -> bool:
+    """Look for the records of all shards, up to the first that is missing.
+
+    Each shard looks in an order of its own: in a common one those that end late would all look
+    through the many that are there, to find the same few missing.
+    """
+    order = random.Random(shard.number).sample(range(shard.of), shard.of)
+    return all(is_recorded(store, run, Shard(number, shard.of)) for number in order)
+
+
+def load_records(stage: StageRun, shards: int) -> list[Record]:
+    """Read all records; raise MissingInputError for one that is not of this recipe and input."""
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        numbers = (Shard(number, shards) for number in range(shards))
+        records = list(pool.map(lambda each: _record(stage.store, stage.run, each), numbers))
+    ours = stage.manifest()
+    for record in records:
+        made_for = (record.recipe_sha256, record.parents, record.shards)
+        if made_for != (ours.recipe_sha256, ours.parents, shards):
+            raise MissingInputError(
+                f"{stage.store.uri}/{_record_key(stage.run, Shard(record.shard, shards))}: belongs "
+                "to another recipe or other inputs than this run's; choose another --run"
+            )
+    return records
+
+
+def check_cover(where: str, records: Sequence[Record], layout: Layout) -> None:
+    """Raise QatuneError unless the records hold the part of every chunk, and all rows."""
+    of = len(records)
+    wanted = {Shard(chunk % of, of).part(chunk) for chunk in range(layout.chunks)}
+    found = {
+        ref.key.split("/", 3)[-1] for each in records for ref in each.outputs_like(prefix="parts/")
+    }
+    rows = sum(_count(record, "rows") for record in records)
+    if found == wanted and rows == layout.rows:
+        return
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    raise QatuneError(
+        f"{where}: the ledger is wrong: {rows:,} of {layout.rows:,} rows, {len(missing)} parts "
+        f"missing, {len(extra)} too many {(missing + extra)[:1]}; the input has changed since: "
+        "choose another --run"
+    )
+
+
+def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
+    """Put the records together. `end` is what the worker that does this has added."""
+    parts: list[Manifest] = [*records, end]
+    worked = [record for record in records if RATE in record.counters] or records
+    counters = {name: sum(_count(record, name) for record in records) for name in _SUMMED}
+    rates = [float(each.counters[RATE] or 0) for each in worked if RATE in each.counters]
+    return end.model_copy(
+        update={
+            "inputs": _united(ref for part in parts for ref in part.inputs),
+            "outputs": _united(ref for part in parts for ref in part.outputs),
+            "counters": counters
+            | {"shards": len(records)}
+            | ({RATE: round(sum(rates) / len(rates), 3)} if rates else {}),
+            "seconds": {
+                kind: round(sum(part.seconds[kind] for part in parts), 3) for kind in end.seconds
+            },
+            "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
+            "versions": {
+                name: _listed(part.versions.get(name) for part in parts)
+                for name in sorted({name for part in parts for name in part.versions})
+            },
+            "device": _listed(record.device for record in worked),
+            "image": _listed(part.image for part in parts) or None,
+        }
+    )
+
+
+def _united(refs: Iterable[ObjectRef]) -> list[ObjectRef]:
+    """Sort refs by key; raise MissingInputError where two shards saw different contents."""
+    named: dict[str, ObjectRef] = {}
+    for ref in refs:
+        if named.setdefault(ref.key, ref) != ref:
+            raise MissingInputError(
+                f"{ref.key}: not the same for all shards; give all the same model and input, "
+                "and start again under another --run"
+            )
+    return [named[key] for key in sorted(named)]
+
+
+def _listed(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _count(record: Record, name: str) -> int:
+    count = record.counters.get(name)
+    return count if isinstance(count, int) else 0
+
+
+def _record(store: Store, run: str, shard: Shard) -> Record:
+    key = _record_key(run, shard)
+    try:
+        record = Record.model_validate_json(store.read(key))
+    except ValidationError:
+        raise MissingInputError(f"{store.uri}/{key}: not a record that qatune wrote") from None
+    if (record.run, record.stage, record.shard) != (run, _STAGE, shard.number):
+        raise MissingInputError(f"{store.uri}/{key}: belongs to another run or shard")
+    return record
+
+
+def _record_key(run: str, shard: Shard) -> str:
+    return f"runs/{run}/{_STAGE}/shards/{shard.name}.json"
