@@ -48,14 +48,16 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/make_docs.py --check
+	$(BIN)/python scripts/make_chart.py --check
 
 .PHONY: unit
 unit: setup
 	$(BIN)/pytest
 
-.PHONY: docs
-docs: setup ## write docs/recipe.md anew from the recipe's models
+.PHONY: generated
+generated: setup ## write anew what the models say: docs/recipe.md, docs/values.md, the chart's values and schema
 	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python scripts/make_chart.py
 
 .PHONY: bench
 bench: setup ## time preprocessing against the tokenizer alone, and the command line

@@ -1,4 +1,4 @@
-"""Write docs/recipe.md from the recipe's models, or check that it is up to date.
+"""Write docs/recipe.md and docs/values.md from the models, or check that they are up to date.
 
 Usage: python scripts/make_docs.py [--check]
 """
@@ -12,12 +12,20 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from qatune.config import Recipe
+from qatune.values import Pod, Stage, Values
 
-TARGET = Path(__file__).parent.parent / "docs" / "recipe.md"
-HEAD = """# The recipe
+DOCS = Path(__file__).parent.parent / "docs"
+RECIPE = """# The recipe
 
-Every field of a recipe, made from `jobs/qatune/config.py` by `make docs`. A recipe is a YAML file
-with these fields under the key `recipe:`; `--set train.learning_rate=1e-4` changes one of them.
+Every field of a recipe, made from `jobs/qatune/config.py` by `make generated`. A recipe is a YAML
+file with these fields under the key `recipe:`; `--set train.learning_rate=1e-4` changes one of
+them. What may stand beside that key is in [values.md](values.md).
+"""
+VALUES = """# The chart's values
+
+What a values file says besides the [recipe](recipe.md), made from `jobs/qatune/values.py` by
+`make generated`. `helm install` takes it with `-f`, `qatune run` takes the same file. What each
+stage has by default is in [values.yaml](../helm/qatune/values.yaml).
 """
 
 
@@ -27,10 +35,11 @@ def tables(section: type[BaseModel], name: str) -> Iterator[str]:
     nested = []
     for field_name, field in section.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            nested.append((annotation, f"{name}.{field_name}".strip(".")))
-        else:
-            rows.append(_row(section, field_name))
+        shown = field.alias or field_name
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            rows.append(_row(section, field_name, shown))
+        elif annotation not in {Recipe, Pod, Stage}:
+            nested.append((annotation, f"{name}.{shown}".strip(".")))
     if rows:
         intro = " ".join((section.__doc__ or "").split())
         yield f"\n## {name}\n\n{intro}\n\n| field | type | default | |\n| --- | --- | --- | --- |\n"
@@ -39,12 +48,13 @@ def tables(section: type[BaseModel], name: str) -> Iterator[str]:
         yield from tables(annotation, path)
 
 
-def _row(section: type[BaseModel], name: str) -> str:
+def _row(section: type[BaseModel], name: str, shown: str) -> str:
     field = section.model_fields[name]
-    default = "required" if field.default is PydanticUndefined else f"`{_literal(field.default)}`"
-    kind = _kind(section.model_json_schema()["properties"][name])
+    value = field.get_default(call_default_factory=True)
+    default = "required" if value is PydanticUndefined else f"`{_literal(value)}`"
+    kind = _kind(section.model_json_schema()["properties"][shown])
     text = " ".join((field.description or "").split())
-    return f"| `{name}` | {kind} | {default} | {text} |\n"
+    return f"| `{shown}` | {kind} | {default} | {text} |\n"
 
 
 def _literal(value: object) -> str:
@@ -62,12 +72,20 @@ def _kind(schema: dict[str, object]) -> str:
     return names.get(str(schema["type"]), str(schema["type"]))
 
 
+def pages() -> dict[Path, str]:
+    pods = [*tables(Stage, "stages.<stage>"), "\n`stages.coordinator` has the same, without GPU.\n"]
+    return {
+        DOCS / "recipe.md": RECIPE + "".join(tables(Recipe, "")),
+        DOCS / "values.md": VALUES + "".join([*tables(Values, ""), *pods]),
+    }
+
+
 def main() -> None:
-    text = HEAD + "".join(tables(Recipe, ""))
-    if "--check" not in sys.argv:
-        TARGET.write_text(text, encoding="utf-8")
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        sys.exit("docs/recipe.md is out of date: run make docs")
+    for path, text in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"docs/{path.name} is out of date: run make generated")
 
 
 if __name__ == "__main__":

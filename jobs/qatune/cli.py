@@ -109,6 +109,22 @@ def ask(run_name: str, question: str | None, store_uri: str) -> None:
     answer(_store(store_uri), run_name, question)
 
 
+@cli.command()
+@click.argument("stage", type=click.Choice(STAGES), required=False)
+@store_option
+def doctor(store_uri: str, stage: str | None) -> None:
+    """Try whether the store works from here, and (with STAGE) whether its libraries load."""
+    import importlib
+
+    from qatune.store.probe import probe
+
+    for line in probe(_store(store_uri)):
+        click.echo(line)
+    if stage:
+        importlib.import_module(f"qatune.stages.{stage}")
+        click.echo(f"libraries of {stage}: load")
+
+
 def _recipe(name: str, overrides: tuple[str, ...]) -> "Recipe":
     from qatune import recipe
 

@@ -13,7 +13,7 @@ from qatune.config import Recipe, Section, Whole
 RUN_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 """Part of a key, a file name and the value of a label."""
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|Ki|m)?$"
-_STORE = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?$"
+_STORE = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?$"
 _URL = r"^https?://[^/ ]+"
 _IMAGE = r"^[^ ]+$"
 
@@ -21,7 +21,7 @@ _IMAGE = r"^[^ ]+$"
 ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
 ]
-Quantity = Annotated[str | int, Field(json_schema_extra={"pattern": _QUANTITY})]
+Quantity = Annotated[str, Field(pattern=_QUANTITY)] | int
 Quantities = dict[str, Quantity]
 
 

@@ -1,0 +1,71 @@
+{{- /*
+Names and values that several templates need:
+  qatune.fullname     what every object's name starts with
+  qatune.run          the run's name in the store
+  qatune.hash         eight digits of everything that a Job's spec depends on
+  qatune.job.name     a stage's Job:              dict "root" $ "stage" "train"
+  qatune.selector     labels that select a component: dict "root" $ "component" "train"
+  qatune.labels       those and the others
+  qatune.image        a component's image:        dict "root" $ "component" "train"
+  qatune.stages       stages that this run has, in order, as JSON
+  qatune.store.port   port of the store's endpoint
+*/ -}}
+
+{{- define "qatune.fullname" -}}
+{{- .Release.Name | trunc 36 | trimSuffix "-" | trimSuffix "." | replace "." "-" -}}
+{{- end -}}
+
+{{- define "qatune.run" -}}
+{{- .Values.run.name | default .Release.Name -}}
+{{- end -}}
+
+{{- /* A note, a policy or an account may change while the run goes on. */ -}}
+{{- define "qatune.hash" -}}
+{{- $spec := omit .Values "run" "networkPolicy" "serviceAccount" -}}
+{{- list (include "qatune.run" .) (int .Values.run.attempt) .Chart.Version $spec | toJson | sha256sum | trunc 8 -}}
+{{- end -}}
+
+{{- define "qatune.job.name" -}}
+{{- printf "%s-%s-%s" (include "qatune.fullname" .root) .stage (include "qatune.hash" .root) -}}
+{{- end -}}
+
+{{- define "qatune.selector" -}}
+app.kubernetes.io/name: qatune
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "qatune.labels" -}}
+{{ include "qatune.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+qatune/run: {{ include "qatune.run" .root | quote }}
+qatune/attempt: {{ int .root.Values.run.attempt | quote }}
+{{- end -}}
+
+{{- /* The image of preprocess runs all that needs no model. */ -}}
+{{- define "qatune.image" -}}
+{{- $pod := index .root.Values.stages .component -}}
+{{- $name := has .component (list "train" "generate") | ternary .component "preprocess" -}}
+{{- $image := .root.Values.image -}}
+{{- $prefix := $image.registry | empty | ternary "" (printf "%s/" (trimSuffix "/" ($image.registry | default ""))) -}}
+{{- $pod.image | default (printf "%sqatune-%s:%s" $prefix $name ($image.tag | default .root.Chart.AppVersion)) -}}
+{{- end -}}
+
+{{- /* An adapter from elsewhere, or none, needs no training. */ -}}
+{{- define "qatune.stages" -}}
+{{- $adapter := dig "generate" "adapter" "train" .Values.recipe -}}
+{{- $stages := list -}}
+{{- range list "preprocess" "train" "generate" "evaluate" -}}
+{{- if and (index $.Values.stages .).enabled (or (ne . "train") (eq $adapter "train")) -}}
+{{- $stages = append $stages . -}}
+{{- end -}}
+{{- end -}}
+{{- $stages | toJson -}}
+{{- end -}}
+
+{{- define "qatune.store.port" -}}
+{{- $url := .Values.store.endpoint | default "https://s3" | urlParse -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (eq $url.scheme "http" | ternary "80" "443") -}}
+{{- end -}}
