@@ -1,0 +1,112 @@
+"""What the chart accepts, and what it says of what it does not."""
+
+import json
+
+import pytest
+import yaml
+
+from qatune import recipe
+from qatune.values import Values
+from tests.support.chart import CHART, RECIPE, helm, of, refusal, render
+from tests.support.qatune_command import qatune
+
+
+def bound_recipe(objects):
+    (found,) = [each for each in objects if each["metadata"]["name"].startswith("run-1-recipe-")]
+    assert found["immutable"] is True
+    return found["data"]["recipe.json"]
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_a_recipe_reaches_the_stages_as_qatune_run_reads_it(name, tmp_path):
+    path = recipe.shipped()[name]
+    mounted = tmp_path / "recipe.json"
+    mounted.write_text(bound_recipe(render(recipe=path)))
+    assert recipe.load(str(mounted)) == recipe.load(name)
+
+
+@pytest.mark.parametrize("written", ["2e-4", "0.0002", "2E-04"])
+def test_numbers_as_set_writes_them(written, tmp_path):
+    mounted = tmp_path / "recipe.json"
+    mounted.write_text(bound_recipe(render(f"recipe.train.learning_rate={written}")))
+    assert recipe.load(str(mounted)).train.learning_rate == 2e-4
+
+
+def test_a_million_stays_a_whole_number(tmp_path):
+    values = tmp_path / "values.yaml"
+    values.write_text(RECIPE.read_text() + "\n    max_steps: 1000000\n")
+    text = bound_recipe(render(recipe=values))
+    mounted = tmp_path / "recipe.json"
+    mounted.write_text(text)
+    assert recipe.load(str(mounted)).train.max_steps == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("recipe.train.lora.rank=8", "at '/recipe/train/lora': additional properties 'rank'"),
+        ("stages.train.gpus=2", "at '/stages/train': additional properties 'gpus'"),
+        ("shards=3", "additional properties 'shards' not allowed"),
+        ("train.nodes=0", "at '/train/nodes': minimum: got 0, want 1"),
+        ("generate.shards=0", "at '/generate/shards': minimum: got 0, want 1"),
+        ("store.uri=s3://", "at '/store/uri': 's3://' does not match pattern"),
+        ("store.uri=bucket/prefix", "at '/store/uri': 'bucket/prefix' does not match pattern"),
+        ("store.uri=null", "at '/store"),
+        ("run.name=no spaces", "at '/run/name'"),
+        ("run.attempt=0", "at '/run/attempt': minimum: got 0, want 1"),
+        ("recipe.data.split.method=random", "at '/recipe/data/split/method'"),
+        ("stages.train.gpu.count=-1", "at '/stages/train/gpu/count': minimum: got -1, want 0"),
+        ("stages.train.tolerations[0].efect=NoSchedule", "additional properties 'efect'"),
+        ("stages.train.resources.limits.memory=8 GB", "'8 GB' does not match pattern"),
+        ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(setting, named):
+    assert named in refusal(setting)
+
+
+def test_without_a_recipe_or_a_store_it_says_which_is_missing():
+    assert "missing properties 'model', 'data'" in refusal(recipe="/dev/null")
+    said = helm("template", "run-1", CHART, "-f", RECIPE, code=1)
+    assert "at '/store': missing property 'uri'" in said
+
+
+def test_a_values_file_with_everything_is_a_recipe_file(tmp_path):
+    """The same file for helm and for qatune run, which names the run as helm does."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,answer\n")
+    values = {
+        "run": {"name": "shared", "note": "first try"},
+        "recipe": {"model": {"source": str(tmp_path)}, "data": {"source": str(rows)}},
+        "store": {"uri": "s3://bucket/prefix", "secret": "s3-keys"},
+        "stages": {"train": {"gpu": {"count": 2}, "shmSize": "2Gi"}},
+        "generate": {"shards": 4},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert of(render(recipe=path), "Job", "train")["metadata"]["labels"]["qatune/run"] == "shared"
+    said = qatune("run", path, "--store", tmp_path / "store").stderr
+    assert "no config.json, so this is no model" in said
+    assert Values.model_validate(values).run.name == "shared"
+
+
+def test_a_wrong_value_for_the_cluster_is_said_by_qatune_run_as_well(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.read_text() + "\nstages: {train: {gpus: 2}}\n")
+    done = qatune("run", path)
+    assert done.returncode == 78
+    assert done.stderr.strip() == "qatune: stages.train.gpus: unknown field; did you mean gpu?"
+
+
+def test_lint():
+    said = helm("lint", CHART, "-f", RECIPE, "--set", "store.uri=s3://bucket/prefix", "--strict")
+    assert "0 chart(s) failed" in said
+
+
+def test_the_schema_knows_every_default():
+    """values.yaml holds all that the schema allows, so that it can be read as the reference."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(schema["properties"]) == set(values)
+    stage = schema["$defs"]["Stage"]["properties"]
+    assert all(set(values["stages"][name]) == set(stage) for name in ("train", "evaluate"))
