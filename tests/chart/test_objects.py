@@ -5,7 +5,6 @@ import re
 import warnings
 
 import pytest
-
 from tests.support.chart import CHART, STAGES, container, env, helm, of, pods, render
 
 FULL = (
@@ -44,7 +43,7 @@ def test_every_object_is_what_kubernetes_knows(settings):
 
 def test_the_stages_wait_for_each_other(plain):
     jobs = of(plain, "Job")
-    assert list(sorted(jobs)) == sorted([*STAGES, "coordinator"])
+    assert sorted(jobs) == sorted([*STAGES, "coordinator"])
     after = {
         name: job["metadata"].get("annotations", {}).get("qatune/after")
         for name, job in jobs.items()

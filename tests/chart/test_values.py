@@ -4,11 +4,11 @@ import json
 
 import pytest
 import yaml
+from tests.support.chart import CHART, RECIPE, helm, of, refusal, render
+from tests.support.qatune_command import qatune
 
 from qatune import recipe
 from qatune.values import Values
-from tests.support.chart import CHART, RECIPE, helm, of, refusal, render
-from tests.support.qatune_command import qatune
 
 
 def bound_recipe(objects):
