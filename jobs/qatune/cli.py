@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qatune import __version__
+from qatune.cluster import commands as cluster_commands
 from qatune.errors import QatuneError, UsageError
 from qatune.options import (
     checked_name,
@@ -123,6 +124,9 @@ def doctor(store_uri: str, stage: str | None) -> None:
     if stage:
         importlib.import_module(f"qatune.stages.{stage}")
         click.echo(f"libraries of {stage}: load")
+
+
+cli.add_command(cluster_commands.coordinate)
 
 
 def _recipe(name: str, overrides: tuple[str, ...]) -> "Recipe":

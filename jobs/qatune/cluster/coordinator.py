@@ -1,0 +1,198 @@
+"""Release each stage's Job when the one before it is complete; stop at the first that failed.
+
+All that is known stands in the Jobs and in the store. So this may be killed between any two
+requests, and a second one beside it does no harm.
+"""
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from qatune import log
+from qatune.cluster import failures, jobs
+from qatune.cluster.client import Cluster, ConflictError, NoSuchObjectError
+from qatune.cluster.jobs import StageJob
+from qatune.cluster.patience import Patience
+from qatune.config import Recipe
+from qatune.errors import (
+    InterruptedRunError,
+    MissingInputError,
+    NotAllowedError,
+    UnavailableError,
+)
+from qatune.store import artifacts, shards
+from qatune.store.objects import Store
+
+POLL_SECONDS = 1.0
+
+
+class Action(Enum):
+    """What to do about the first stage that is not done."""
+
+    WAIT = "wait"
+    RELEASE = "release"
+    NEXT = "next"
+    FAIL = "fail"
+
+
+def decide(job: StageJob, manifest: bool) -> Action:
+    """Decide on a Job whose upstream is done; `manifest` tells whether its own is valid."""
+    if job.failure:
+        return Action.FAIL
+    if job.complete:
+        return Action.NEXT if manifest else Action.FAIL
+    if job.suspended and job.released_at is None:
+        return Action.RELEASE
+    return Action.WAIT  # at work, queued in Kueue, or suspended again by somebody
+
+
+def release_patch(job: StageJob, queue: str | None, now: datetime) -> Mapping[str, Any]:
+    """Set the Job going, or hand it to Kueue, which unsuspends it: never both in one patch."""
+    meta: dict[str, Any] = {
+        "resourceVersion": job.version,
+        "annotations": {jobs.RELEASED_AT: now.isoformat(timespec="seconds")},
+    }
+    if queue:
+        return {"metadata": meta | {"labels": {jobs.KUEUE_QUEUE: queue}}}
+    return {"metadata": meta, "spec": {"suspend": False}}
+
+
+def failure_event(name: str, job: StageJob, sentence: str) -> Mapping[str, Any]:
+    """Make the Event on a failed Job. It is the same each time, so writing it again is no news."""
+    ended = job.failure or job.complete
+    assert ended is not None
+    at = ended.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": job.namespace},
+        "type": "Warning",
+        "reason": "StageFailed",
+        "message": sentence[:1024],  # the API takes no more
+        "involvedObject": {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job.name,
+            "namespace": job.namespace,
+            "uid": job.uid,
+        },
+        "source": {"component": "qatune-coordinator"},
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
+
+
+class StageFailedError(MissingInputError):
+    """A stage failed: the ones after it lack their input."""
+
+
+@dataclass
+class Coordinator:
+    """Looks after one run. `names` are its stages' Jobs, in order."""
+
+    cluster: Cluster
+    store: Store
+    run: str
+    recipe: Recipe
+    names: Mapping[str, str]
+    event_name: str
+    queue: str | None = None
+
+    def __post_init__(self) -> None:
+        self._ahead = list(self.names)
+
+    def coordinate(self) -> None:
+        """Return when all stages are done; raise StageFailedError when one has failed."""
+        patience = Patience()
+        with _stopped_by_sigterm():
+            while self._ahead:
+                try:
+                    self.step()
+                except ConflictError:
+                    continue
+                except (UnavailableError, NoSuchObjectError, NotAllowedError) as error:
+                    patience.bear(error)
+                    continue
+                patience.over()
+        log.get().info("all stages are complete", run=self.run)
+
+    def step(self) -> None:
+        """Look at the first stage that is not done, and do what it needs."""
+        stage = self._ahead[0]
+        job = self._read(stage)
+        manifest, reason = self._manifest(job)
+        match decide(job, manifest):
+            case Action.WAIT:
+                time.sleep(POLL_SECONDS)
+            case Action.RELEASE:
+                self._release(job)
+            case Action.NEXT:
+                log.get().info("stage is complete", stage=stage, job=job.name)
+                del self._ahead[0]
+            case Action.FAIL:
+                self._fail(job, reason or self._what_failed(job))
+
+    def _read(self, stage: str) -> StageJob:
+        return jobs.read(self.cluster.job(self.names[stage]))
+
+    def _manifest(self, job: StageJob) -> tuple[bool, str]:
+        """Tell whether a complete Job's manifest is valid, and if not, what is wrong with it."""
+        if not job.complete:
+            return False, ""
+        try:
+            valid = artifacts.is_complete(self.store, self.run, job.stage, self.recipe)
+        except MissingInputError as error:
+            return False, f"{job.stage} is complete, but {error}"
+        where = f"{self.store.uri}/runs/{self.run}/{job.stage}/manifest.json"
+        return valid, f"{job.stage} is complete, but {where} is not there: was it deleted?"
+
+    def _release(self, job: StageJob) -> None:
+        now = datetime.now(UTC)
+        self.cluster.patch_job(job.name, release_patch(job, self.queue, now))
+        log.get().info("stage is released", stage=job.stage, job=job.name, queue=self.queue or "-")
+
+    def _what_failed(self, job: StageJob) -> str:
+        failed = failures.indexes(job.failed_indexes)
+        if job.stage != "generate" or not failed:
+            return failures.what_failed(job)
+        missing = shards.missing_rows(self.store, self.run, self.recipe, job.completions, failed)
+        return f"{failures.what_failed(job)} ({missing})"
+
+    def _fail(self, job: StageJob, reason: str) -> None:
+        """Say on the later Jobs, in an Event, and by the exit code why the run stands still."""
+        sentence = f"{reason}; {failures.way_out(job)}"
+        for stage in self._ahead[1:]:
+            later = self._read(stage)
+            if later.suspended and later.blocked != sentence:
+                self.cluster.patch_job(later.name, _blocked_patch(later, sentence))
+        self.cluster.apply_event(self.event_name, failure_event(self.event_name, job, sentence))
+        raise StageFailedError(sentence)
+
+
+def _blocked_patch(job: StageJob, sentence: str) -> Mapping[str, Any]:
+    notes = {jobs.BLOCKED: sentence}
+    return {"metadata": {"resourceVersion": job.version, "annotations": notes}}
+
+
+class _Stopped(BaseException):
+    """SIGTERM. No handler of errors may take it for one."""
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except _Stopped:
+        raise InterruptedRunError("SIGTERM: run me again, nothing is lost") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,114 @@
+"""A stage's Job as this package sees it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+RUN, ATTEMPT = "qatune/run", "qatune/attempt"
+COMPONENT, RELEASE = "app.kubernetes.io/component", "app.kubernetes.io/instance"
+COORDINATOR = "coordinator"
+STORE, AFTER = "qatune/store", "qatune/after"
+RELEASED_AT, BLOCKED = "qatune/released-at", "qatune/blocked"
+KUEUE_QUEUE, QUEUE = "kueue.x-k8s.io/queue-name", "qatune/queue"
+PARKED = "qatune-parked"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Why and when a Job reached a state, in Kubernetes' words."""
+
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """One Job: a stage's, or the coordinator's."""
+
+    stage: str
+    name: str
+    namespace: str
+    uid: str
+    version: str
+    """Its resourceVersion, for patches that must not overwrite another's."""
+    run: str
+    release: str
+    attempt: int
+    created: datetime
+    started: datetime | None
+    suspended: bool
+    after: str | None
+    store: str | None
+    released_at: str | None
+    blocked: str | None
+    label_queue: str | None
+    """Kueue's queue it is in now."""
+    queue: str | None
+    """Kueue's queue it is to be in once released."""
+    completions: int
+    indexed: bool
+    active: int
+    succeeded: int
+    failed: int
+    failed_indexes: str
+    """As `0,3-5`; empty where each index is not on its own."""
+    complete: Condition | None
+    failure: Condition | None
+
+    @property
+    def ended(self) -> bool:
+        return self.complete is not None or self.failure is not None
+
+    @property
+    def parked(self) -> bool:
+        return self.label_queue == PARKED
+
+
+def read(found: Mapping[str, Any]) -> StageJob:
+    """Read what the API says of a Job."""
+    meta, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
+    return StageJob(
+        stage=labels.get(COMPONENT, ""),
+        name=meta["name"],
+        namespace=meta["namespace"],
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        run=labels.get(RUN, ""),
+        release=labels.get(RELEASE, ""),
+        attempt=int(labels.get(ATTEMPT, 1)),
+        created=moment(meta["creationTimestamp"]),
+        started=moment(status["startTime"]) if status.get("startTime") else None,
+        suspended=bool(spec.get("suspend")),
+        after=notes.get(AFTER),
+        store=notes.get(STORE),
+        released_at=notes.get(RELEASED_AT),
+        blocked=notes.get(BLOCKED),
+        label_queue=labels.get(KUEUE_QUEUE),
+        queue=notes.get(QUEUE),
+        completions=spec.get("completions") or 1,
+        indexed=spec.get("completionMode") == "Indexed",
+        active=status.get("active") or 0,
+        succeeded=status.get("succeeded") or 0,
+        failed=status.get("failed") or 0,
+        failed_indexes=status.get("failedIndexes") or "",
+        complete=_condition(status, "Complete"),
+        failure=_condition(status, "Failed"),
+    )
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Condition | None:
+    for each in status.get("conditions") or ():
+        if each["type"] == kind and each["status"] == "True":
+            return Condition(
+                each.get("reason") or "",
+                each.get("message") or "",
+                moment(each["lastTransitionTime"]),
+            )
+    return None
