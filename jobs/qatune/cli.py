@@ -81,8 +81,44 @@ def _stage_command(stage: str, doc: str) -> Callable[..., None]:
 
 _stage_command("preprocess", "Read, check, split and tokenize the rows.")
 _stage_command("train", "Train the adapter, or go on from its last checkpoint.")
-_stage_command("generate", "Answer the held-out questions with base and adapter.")
 _stage_command("evaluate", "Measure the answers and write the report.")
+
+
+@cli.command()
+@run_option
+@store_option
+@recipe_option
+@set_option
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    envvar="QATUNE_SHARDS",
+    show_default=True,
+    help="Workers that divide the questions among them.",
+)
+@click.option(
+    "--shard",
+    type=click.IntRange(min=0),
+    default=0,
+    envvar="JOB_COMPLETION_INDEX",
+    show_default=True,
+    help="Which of them this one is, from 0.",
+)
+def generate(
+    run_name: str,
+    store_uri: str,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    *,
+    shards: int,
+    shard: int,
+) -> None:
+    """Answer the held-out questions with base and adapter."""
+    if shard >= shards:
+        raise UsageError(f"--shard {shard}: of {shards} shards the last is {shards - 1}")
+    given = {"shard": shard, "shards": shards}
+    _start_stage("generate", run_name, store_uri, recipe_name, overrides, **given)
 
 
 @cli.command()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from pyarrow import parquet
 from tests.support import answering, tiny
+from tests.support.answering import lines, outputs
 
+from qatune.data.shards import Shard
 from qatune.errors import BadDataError, InterruptedRunError, MissingInputError, QatuneError
 from qatune.model.engines import StaticEngine
 from qatune.model.scoring import score
@@ -48,27 +50,6 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="module")
 def llama_adapter(llama, tmp_path_factory):
     return answering.random_adapter(llama, tmp_path_factory.mktemp("adapter"))
-
-
-def outputs(store):
-    """What the stage wrote, by name: the manifest has times in it, the rest may not."""
-    head = f"runs/{answering.RUN}/generate/"
-    written = {key.removeprefix(head): store.read(key) for key in store.keys(head)}
-    return {
-        name: data
-        for name, data in written.items()
-        if name not in ("manifest.json", "progress.json")
-    }
-
-
-def lines(store, prefix):
-    named = outputs(store)
-    return [
-        json.loads(line)
-        for name in sorted(named)
-        if name.startswith(prefix)
-        for line in named[name].splitlines()
-    ]
 
 
 def run(store, folder, trained, pairs=PAIRS, **settings):
@@ -252,7 +233,7 @@ def test_after_a_kill_only_the_missing_parts_are_computed(
     create = stage.create
 
     def killed(name, source):
-        if name == generate._part(survivor):
+        if name == Shard().part(survivor):
             raise KilledError
         return create(name, source)
 
@@ -315,7 +296,7 @@ def test_a_part_of_another_input_is_found(llama):
     store = MemoryStore()
     stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
     store.create(
-        stage.key(generate._part(1)), b'{"id": "99", "base": {"tokens": 1}, "adapter": null}\n'
+        stage.key(Shard().part(1)), b'{"id": "99", "base": {"tokens": 1}, "adapter": null}\n'
     )
     with pytest.raises(QatuneError, match=r"part-00000-00001.jsonl: the ledger is wrong: row '4'"):
         generate.run(stage)
@@ -447,6 +428,7 @@ def test_with_every_part_there_no_model_is_loaded(llama, monkeypatch):
     stage = run(store, llama, None, adapter="none")
     before, _ = manifests.load(store, answering.RUN, "generate")
     store.delete(stage.key("manifest.json"))
+    store.delete(stage.key("shards/00000.json"))
     monkeypatch.setattr("qatune.model.opening.load_model", None)
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     after, _ = manifests.load(store, answering.RUN, "generate")

@@ -1,5 +1,6 @@
 """Runs of tiny models that are ready to answer: rows held out, an adapter trained."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,3 +87,22 @@ def prepared(store, folder: Path, trained: Path | None, pairs, **generate) -> St
     if trained:
         train(store, ours, trained)
     return StageRun.open(store, RUN, "generate", ours)
+
+
+def outputs(store):
+    """What the generate stage wrote, by name, less what has times in it."""
+    head = f"runs/{RUN}/generate/"
+    written = {key.removeprefix(head): store.read(key) for key in store.keys(head)}
+    timed = ("manifest.json", "progress", "shards")
+    return {name: data for name, data in written.items() if not name.startswith(timed)}
+
+
+def lines(store, prefix):
+    """Rows of all parts, or other outputs, in the order of their names."""
+    named = outputs(store)
+    return [
+        json.loads(line)
+        for name in sorted(named)
+        if name.startswith(prefix)
+        for line in named[name].splitlines()
+    ]

@@ -1,17 +1,17 @@
 """Everything that the report tells, read from the store and checked against the manifests."""
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qatune.config import Recipe
 from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.data.shards import chunk_of
 from qatune.errors import MissingInputError
 from qatune.store import artifacts, manifests
 from qatune.store.manifests import Manifest
-from qatune.store.objects import ObjectRef, Store, chunks
+from qatune.store.objects import ObjectRef, Store, verified
 
 _READ = {
     "preprocess": ("lengths.json",),
@@ -59,7 +59,7 @@ def load(store: Store, run: str, recipe: Recipe) -> Inputs:
         found.pop("train", None)
     stages = {stage: manifest for stage, (manifest, _) in found.items()}
     answered, failed = rows(store, stages["generate"])
-    steps = [step for stage in stages.values() for step in _lines_of(store, stage, "metrics.jsonl")]
+    measured = [ref for stage in stages.values() for ref in stage.outputs_like("metrics.jsonl")]
     return Inputs(
         run=run,
         recipe=recipe,
@@ -67,7 +67,7 @@ def load(store: Store, run: str, recipe: Recipe) -> Inputs:
         digests={stage: sha256 for stage, (_, sha256) in found.items()},
         answered=answered,
         failed=failed,
-        steps=steps,
+        steps=list(_lines_of(store, measured)),
         lengths=_lengths(store, stages.get("preprocess")),
     )
 
@@ -87,21 +87,15 @@ def metrics(store: Store, run: str) -> dict[str, Any]:
 
 
 def rows(store: Store, generate: Manifest) -> tuple[list[AnsweredRow], list[FailedRow]]:
-    """Read all answers and all rows without one."""
-    answered = [_answered(line) for line in _lines_of(store, generate, prefix="parts/")]
-    failed = [FailedRow(**line) for line in _lines_of(store, generate, prefix="errors/")]
+    """Read all answers and all rows without one, in the order of the input."""
+    parts, errors = (generate.outputs_like(".jsonl", each) for each in ("parts/", "errors/"))
+    answered = [_answered(line) for line in _lines_of(store, _by_chunk(parts))]
+    failed = [FailedRow(**line) for line in _lines_of(store, _by_chunk(errors))]
     return answered, failed
 
 
-def verified(store: Store, ref: ObjectRef) -> bytes:
-    """Read an object and check its hash; raise MissingInputError if it differs."""
-    data = b"".join(chunks(store, ref.key))
-    if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise MissingInputError(
-            f"{store.uri}/{ref.key}: damaged: its SHA-256 is not the one in the manifest; "
-            "run the stage that wrote it again under another --run"
-        )
-    return data
+def _by_chunk(refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+    return sorted(refs, key=lambda ref: chunk_of(ref.key))
 
 
 def _lengths(store: Store, preprocess: Manifest | None) -> dict[str, Any] | None:
@@ -111,11 +105,8 @@ def _lengths(store: Store, preprocess: Manifest | None) -> dict[str, Any] | None
     return None
 
 
-def _lines_of(
-    store: Store, manifest: Manifest, suffix: str = ".jsonl", prefix: str = ""
-) -> Iterator[dict[str, Any]]:
-    refs = manifest.outputs_like(suffix, prefix)
-    for ref in sorted(refs, key=lambda ref: ref.key):
+def _lines_of(store: Store, refs: Iterable[ObjectRef]) -> Iterator[dict[str, Any]]:
+    for ref in refs:
         for line in verified(store, ref).split(b"\n"):
             if line:
                 yield json.loads(line)

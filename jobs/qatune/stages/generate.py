@@ -3,10 +3,10 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from qatune.data import ledger, openai_batch
 from qatune.data.prompts import Template
 from qatune.data.records import Answer
 from qatune.data.requests import Question, Sampling
+from qatune.data.shards import Layout, Shard
 from qatune.errors import InterruptedRunError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
@@ -22,31 +23,64 @@ from qatune.model import engines
 from qatune.model.answering import Answerer, Answers
 from qatune.model.engines import StaticEngine
 from qatune.model.opening import FoundModel, find_model
-from qatune.store import questions
+from qatune.store import questions, shard_records
 from qatune.store.artifacts import StageRun
+from qatune.store.objects import ObjectRef, Store, verified
 from qatune.store.questions import Questions
+from qatune.store.shards import check_number, divide, heartbeat_name
 from qatune.store.sources import check_tokenizer
 
-SHARD = 0
 _VARIANTS = ("base", "adapter")
 
 
-def run(stage: StageRun) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """One shard's share of the questions."""
+
+    shard: Shard
+    rows: Questions
+    layout: Layout
+
+    @property
+    def total(self) -> int:
+        return self.layout.rows_of(self.layout.chunks_of(self.shard))
+
+    def chunks(self) -> Iterator[tuple[int, list[Question]]]:
+        for number, chunk in _chunks(self.rows, self.layout.chunk_rows):
+            if self.shard.owns(number):
+                yield number, chunk
+
+
+def run(stage: StageRun, shard: int = 0, shards: int = 1) -> None:
+    """Answer one shard's rows; the shard that is done last completes the stage.
+
+    Raises BadRecipeError where the run is divided into another number of shards.
+    """
+    mine = Shard(shard, shards)
+    check_number(stage.store, stage.run, shards)
     with tempfile.TemporaryDirectory(prefix="qatune-") as name:
         scratch = Path(name)
-        with stage.timed("loading"):
-            rows = _questions(stage, scratch)
-            train = stage.parent("train") if "train" in stage.upstream else None
-            model = find_model(stage.store, stage.recipe, train, scratch / "adapter")
-            if "preprocess" in stage.upstream:
-                preprocess = stage.parent("preprocess")
-                check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
-        stage.used([*rows.files, *model.files])
-        with interruption.watched() as stop, stage.progress("answering", rows.total, "rows") as bar:
-            _answer_missing_parts(stage, rows, model, bar, stop)
-        _account(stage, rows, scratch)
-    stage.finish()
-    log.get().info("answered", rows=stage.counters["rows"], errors=stage.counters["errors"])
+        recorded = shard_records.is_recorded(stage.store, stage.run, mine)
+        rows = None if recorded else _do_shard(stage, mine, scratch)
+        if shard_records.all_recorded(stage.store, stage.run, mine):
+            end = stage.anew()
+            _complete(end, rows or _questions(end, scratch), shards, scratch)
+
+
+def _do_shard(stage: StageRun, shard: Shard, scratch: Path) -> Questions:
+    """Answer what is not answered yet, prove that all is, and write the shard's record."""
+    with stage.timed("loading"):
+        rows = _questions(stage, scratch)
+    stage.used(rows.files)
+    work = _Work(shard, rows, Layout(rows.total, stage.recipe.generate.chunk_rows))
+    if work.total:
+        _answer(stage, work, scratch)
+    _account(stage, work)
+    divide(stage, shard.of, work.layout)
+    shard_records.save_record(stage, shard)
+    counters = stage.counters
+    log.get().info("answered", shard=shard.number, rows=counters["rows"], errors=counters["errors"])
+    return rows
 
 
 def _questions(stage: StageRun, scratch: Path) -> Questions:
@@ -58,22 +92,38 @@ def _questions(stage: StageRun, scratch: Path) -> Questions:
     return questions.held_out(stage.store, stage.parent("preprocess"), scratch, defaults)
 
 
+def _answer(stage: StageRun, work: _Work, scratch: Path) -> None:
+    with stage.timed("loading"):
+        train = stage.parent("train") if "train" in stage.upstream else None
+        model = find_model(stage.store, stage.recipe, train, scratch / "adapter")
+        if "preprocess" in stage.upstream:
+            preprocess = stage.parent("preprocess")
+            check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
+    stage.used(model.files)
+    heartbeat = heartbeat_name(work.shard)
+    with (
+        interruption.watched() as stop,
+        stage.progress("answering", work.total, "rows", heartbeat) as bar,
+    ):
+        _answer_missing_parts(stage, work, model, bar, stop)
+
+
 def _answer_missing_parts(
-    stage: StageRun, rows: Questions, model: FoundModel, bar: Progress, stop: Interruption
+    stage: StageRun, work: _Work, model: FoundModel, bar: Progress, stop: Interruption
 ) -> None:
     """Go through the chunks; the model is loaded when the first one lacks its part."""
     answerer: Answerer | None = None
     saved, made, answered, started = 0, 0, 0, time.monotonic()
 
-    def done(count: int) -> None:
+    def done(rows: int) -> None:
         nonlocal answered
-        answered += count
-        bar.advance(count)
+        answered += rows
+        bar.advance(rows)
         if stop.requested:
-            _stop(saved, rows.total, moved=made > 0)
+            _stop(saved, work.total, moved=made > 0)
 
-    for number, chunk in enumerate(_chunks(rows, stage.recipe.generate.chunk_rows)):
-        if _has_part(stage, number):
+    for number, chunk in work.chunks():
+        if stage.store.stat(stage.key(work.shard.part(number))) is not None:
             bar.advance(len(chunk))
         else:
             if answerer is None:
@@ -81,12 +131,12 @@ def _answer_missing_parts(
                 started = time.monotonic()
             with stage.timed("working"):
                 answers = answerer.answer(chunk, done)
-            _save(stage, number, answers)
+            _save(stage, work, number, answers)
             made += 1
         saved += len(chunk)
     if answered:
         rate = answered / max(time.monotonic() - started, 1e-9)
-        stage.counters["prompts_per_second"] = round(rate, 3)
+        stage.counters[shard_records.RATE] = round(rate, 3)
 
 
 def _stop(saved: int, total: int, *, moved: bool) -> None:
@@ -110,30 +160,23 @@ def _answerer(stage: StageRun, model: FoundModel) -> Answerer:
     return Answerer(loaded, engine, Template.of(recipe.data), recipe.generate.batch_size)
 
 
-def _chunks(rows: Questions, size: int) -> Iterator[list[Question]]:
+def _chunks(rows: Questions, size: int) -> Iterator[tuple[int, list[Question]]]:
+    """Cut the rows as they are now: that these are not the ones counted before is found later."""
     stream = rows.rows()
-    while chunk := list(islice(stream, size)):
-        yield chunk
+    for number in count():
+        chunk = list(islice(stream, size))
+        if not chunk:
+            return
+        yield number, chunk
 
 
-def _part(number: int) -> str:
-    return f"parts/part-{SHARD:05d}-{number:05d}.jsonl"
-
-
-def _errors(number: int) -> str:
-    return f"errors/part-{SHARD:05d}-{number:05d}.jsonl"
-
-
-def _has_part(stage: StageRun, number: int) -> bool:
-    return stage.store.stat(stage.key(_part(number))) is not None
-
-
-def _save(stage: StageRun, number: int, answers: Answers) -> None:
+def _save(stage: StageRun, work: _Work, number: int, answers: Answers) -> None:
     """Write the errors first: a part that is there says that its chunk is complete."""
     _refuse_broken_engine(answers)
+    divide(stage, work.shard.of, work.layout)
     if answers.failed:
-        stage.create(_errors(number), _lines(answers.failed))
-    stage.create(_part(number), _lines(answers.answered))
+        stage.create(work.shard.errors(number), _lines(answers.failed))
+    stage.create(work.shard.part(number), _lines(answers.answered))
 
 
 def _refuse_broken_engine(answers: Answers) -> None:
@@ -151,39 +194,69 @@ def _line(fields: dict[str, Any]) -> bytes:
     return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
 
 
-def _account(stage: StageRun, rows: Questions, scratch: Path) -> None:
-    """Read every part back, prove the ledger, count, and write OpenAI's files if wanted."""
-    counts = dict.fromkeys(("rows", "answers", "errors", "base_tokens", "adapter_tokens"), 0)
-    with ExitStack() as files:
-        outputs = _openai_outputs(stage, scratch, files) if rows.openai else []
-        for number, chunk in enumerate(_chunks(rows, stage.recipe.generate.chunk_rows)):
-            answered, failed = _read(stage, _part(number)), _read(stage, _errors(number))
-            ledger.prove(
-                f"{stage.store.uri}/{stage.key(_part(number))}",
-                [question.id for question in chunk],
-                [row["id"] for row in answered],
-                [row["id"] for row in failed],
+def _account(stage: StageRun, work: _Work) -> None:
+    """Read the shard's parts back, prove its ledger, and count."""
+    counts = dict.fromkeys(shard_records.SUMMED, 0)
+    for number, chunk in work.chunks():
+        part, errors = work.shard.part(number), work.shard.errors(number)
+        answered, failed = _adopted(stage, part), _adopted(stage, errors)
+        ledger.prove(
+            f"{stage.store.uri}/{stage.key(part)}",
+            [question.id for question in chunk],
+            [row["id"] for row in answered],
+            [row["id"] for row in failed],
+        )
+        counts["rows"] += len(chunk)
+        counts["answers"] += len(answered)
+        counts["errors"] += len(failed)
+        for variant in _VARIANTS:
+            counts[f"{variant}_tokens"] += sum(
+                row[variant]["tokens"] for row in answered if row[variant]
             )
-            counts["rows"] += len(chunk)
-            counts["answers"] += len(answered)
-            counts["errors"] += len(failed)
-            for variant in _VARIANTS:
-                counts[f"{variant}_tokens"] += sum(
-                    row[variant]["tokens"] for row in answered if row[variant]
-                )
-            for output in outputs:
-                output.write(chunk, answered, failed)
-    for output in outputs:
-        stage.create(f"openai/{output.variant}.jsonl", output.path)
     stage.counters |= counts
 
 
-def _read(stage: StageRun, name: str) -> list[dict[str, Any]]:
+def _adopted(stage: StageRun, name: str) -> list[dict[str, Any]]:
     """Return the rows of an object that may be missing, and count it as an output."""
     if stage.store.stat(stage.key(name)) is None:
         return []
-    ref = stage.adopt(name)
-    return [json.loads(line) for line in stage.store.read(ref.key).splitlines()]
+    return _rows(stage.store, stage.adopt(name))
+
+
+def _rows(store: Store, ref: ObjectRef | None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in verified(store, ref).splitlines()] if ref else []
+
+
+def _complete(end: StageRun, rows: Questions, shards: int, scratch: Path) -> None:
+    """Prove that the shards' records cover the input, and write the stage's manifest of them."""
+    records = shard_records.load_records(end, shards)
+    layout = Layout(rows.total, end.recipe.generate.chunk_rows)
+    shard_records.check_cover(f"{end.store.uri}/{end.key('parts')}", records, layout)
+    end.used(rows.files)
+    if rows.openai:
+        parts = {ref.key: ref for record in records for ref in record.outputs}
+        _write_openai(end, rows, shards, parts, scratch)
+    manifest = end.complete(shard_records.merged(end.manifest(), records))
+    counters = manifest.counters
+    log.get().info("complete", shards=shards, rows=counters["rows"], errors=counters["errors"])
+
+
+def _write_openai(
+    end: StageRun, rows: Questions, shards: int, parts: Mapping[str, ObjectRef], scratch: Path
+) -> None:
+    """Write OpenAI's files from all parts, in the order of the requests."""
+    with ExitStack() as files:
+        outputs = _openai_outputs(end, scratch, files)
+        for number, chunk in _chunks(rows, end.recipe.generate.chunk_rows):
+            shard = Shard(number % shards, shards)
+            answered, failed = (
+                _rows(end.store, parts.get(end.key(name)))
+                for name in (shard.part(number), shard.errors(number))
+            )
+            for output in outputs:
+                output.write(chunk, answered, failed)
+    for output in outputs:
+        end.create(f"openai/{output.variant}.jsonl", output.path)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,14 @@ def create_once(store: Store, key: str, source: bytes | Path) -> ObjectRef:
     return ours
 
 
+def verified(store: Store, ref: ObjectRef) -> bytes:
+    """Read an object and check its hash; raise MissingInputError if it differs."""
+    data = b"".join(chunks(store, ref.key))
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise _damaged(store, ref)
+    return data
+
+
 def fetch(store: Store, ref: ObjectRef, path: Path) -> Path:
     """Copy an object to a file and check its hash; raise MissingInputError if it differs."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +126,12 @@ def fetch(store: Store, ref: ObjectRef, path: Path) -> Path:
             sha256.update(chunk)
             file.write(chunk)
     if sha256.hexdigest() != ref.sha256:
-        raise MissingInputError(
-            f"{store.uri}/{ref.key}: damaged: its SHA-256 is not the one in the manifest; "
-            "run the stage that wrote it again under another --run"
-        )
+        raise _damaged(store, ref)
     return path
+
+
+def _damaged(store: Store, ref: ObjectRef) -> MissingInputError:
+    return MissingInputError(
+        f"{store.uri}/{ref.key}: damaged: its SHA-256 is not the one in the manifest; "
+        "run the stage that wrote it again under another --run"
+    )

@@ -19,7 +19,7 @@ from qatune.store.objects import ObjectRef, Store
 
 _STAGE = "generate"
 _STREAMS = 16
-_SUMMED = ("rows", "answers", "errors", "base_tokens", "adapter_tokens")
+SUMMED = ("rows", "answers", "errors", "base_tokens", "adapter_tokens")
 RATE = "prompts_per_second"
 
 
@@ -91,7 +91,7 @@ def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
     """Put the records together. `end` is what the worker that does this has added."""
     parts: list[Manifest] = [*records, end]
     worked = [record for record in records if RATE in record.counters] or records
-    counters = {name: sum(_count(record, name) for record in records) for name in _SUMMED}
+    counters = {name: sum(_count(record, name) for record in records) for name in SUMMED}
     rates = [float(each.counters[RATE] or 0) for each in worked if RATE in each.counters]
     return end.model_copy(
         update={
