@@ -64,6 +64,37 @@ bench: setup ## time preprocessing against the tokenizer alone, and the command 
 	$(BIN)/python scripts/bench/preprocess.py
 	$(BIN)/python scripts/bench/startup.py
 
+# Images. VARIANT=cpu builds the same Dockerfiles on a slim Python with CPU torch. IMAGE_BUILD is the
+# command that builds: the tag follows it, then -f FILE, --build-arg NAME=VALUE ..., the context.
+IMAGES := base preprocess train generate
+VARIANT ?= cuda
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TAG ?= $(VERSION)$(if $(filter cpu,$(VARIANT)),-cpu)
+REGISTRY ?=
+IMAGE_PREFIX = $(if $(REGISTRY),$(patsubst %/,%,$(REGISTRY))/)qatune-
+IMAGE_TOOL = $(firstword $(foreach tool,docker podman buildah,$(shell $(tool) info >/dev/null 2>&1 && echo $(tool))))
+IMAGE_BUILD ?= $(or $(IMAGE_TOOL),$(error neither docker, podman nor buildah answers here: set IMAGE_BUILD)) build --tag
+TORCH_INDEX ?= $(if $(filter cpu,$(VARIANT)),https://download.pytorch.org/whl/cpu)
+CPU_BASE_IMAGE := docker.io/library/python:3.11.15-slim-bookworm
+BASE_IMAGE ?= $(if $(filter cpu,$(VARIANT)),$(CPU_BASE_IMAGE))
+BASE_ARGS = $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
+LABEL_ARGS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
+
+.PHONY: images
+images: $(IMAGES:%=images/%) ## build the images: VARIANT=cpu, REGISTRY=host/project, TAG=
+
+.PHONY: images/dependencies $(IMAGES:%=images/%)
+images/dependencies:
+	$(IMAGE_BUILD) $(IMAGE_PREFIX)dependencies:$(TAG) -f images/base/Dockerfile $(BASE_ARGS) --target dependencies .
+
+images/base: images/dependencies
+	$(IMAGE_BUILD) $(IMAGE_PREFIX)base:$(TAG) -f images/base/Dockerfile $(BASE_ARGS) $(LABEL_ARGS) .
+
+images/preprocess images/train images/generate: images/%: images/dependencies
+	$(IMAGE_BUILD) $(IMAGE_PREFIX)$*:$(TAG) -f images/$*/Dockerfile \
+		--build-arg PARENT_IMAGE=$(IMAGE_PREFIX)dependencies:$(TAG) \
+		--build-arg TORCH_INDEX=$(TORCH_INDEX) $(LABEL_ARGS) .
+
 .PHONY: clean
 clean: ## remove the virtual environment and caches; runs and models stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
