@@ -1,5 +1,8 @@
 """A bucket that misbehaves: every answer that a client must not take as it is."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
 import pytest
 from tests.support import faulty_s3
 from tests.support.faulty_s3 import Fault
@@ -140,6 +143,8 @@ def test_a_model_is_fetched_in_blocks_of_one_version(server, tmp_path, monkeypat
 def test_of_two_downloads_at_once_the_slower_takes_the_result_of_the_other(
     server, tmp_path, monkeypatch
 ):
+    """As on a file system without locks."""
+    monkeypatch.setattr("qatune.store.ranges._alone", lambda _: nullcontext())
     monkeypatch.setenv("QATUNE_CACHE", str(tmp_path))
     server.objects |= {"m/config.json": b"{}", "m/model.safetensors": b"weights"}
     others = []
@@ -149,6 +154,15 @@ def test_of_two_downloads_at_once_the_slower_takes_the_result_of_the_other(
     found = model_folder("s3://bucket/m", None)
     assert others == [found]
     assert [path.name for path in found.path.parent.iterdir()] == [found.path.name]
+
+
+def test_of_several_processes_of_a_machine_one_downloads(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("QATUNE_CACHE", str(tmp_path))
+    server.objects |= {"m/config.json": b"{}", "m/model.safetensors": b"weights" * 1000}
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: model_folder("s3://bucket/m", None), range(8)))
+    assert len(found) == 1
+    assert server.count("GET", "m/model.safetensors") == 1
 
 
 def test_a_download_that_fails_leaves_nothing(server, tmp_path, monkeypatch):

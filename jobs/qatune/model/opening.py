@@ -47,12 +47,14 @@ class FoundModel:
         return replace(loaded, model=adapters.attach(loaded.model, self.adapter, base, note))
 
 
-def find_model(store: Store, recipe: Recipe, train: Manifest | None, scratch: Path) -> FoundModel:
+def find_model(
+    store: Store, run: str, recipe: Recipe, train: Manifest | None, scratch: Path
+) -> FoundModel:
     """Find the base, and the adapter that `recipe.generate.adapter` names.
 
     `train` is that stage's manifest where its adapter is asked for: fetched to `scratch`, verified.
     """
-    base = sources.model_folder(recipe.model.source, recipe.model.revision)
+    base = sources.base_model(store, run, recipe.model)
     files = base.files()
     if train is not None:
         return FoundModel(base, files, scratch, _fetched(store, train, scratch))

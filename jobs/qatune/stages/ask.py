@@ -38,7 +38,7 @@ def answer(store: Store, run: str, question: str | None) -> None:
     recipe = artifacts.bound_recipe(store, run)
     train = _trained(store, run) if recipe.generate.adapter == "train" else None
     with log.console.status("loading the model"), tempfile.TemporaryDirectory() as scratch:
-        model = find_model(store, recipe, train, Path(scratch))
+        model = find_model(store, run, recipe, train, Path(scratch))
         loaded = model.load(recipe.model, log.get().warning)
     console = Console(highlight=False)
     if question is not None:

@@ -95,7 +95,7 @@ def _questions(stage: StageRun, scratch: Path) -> Questions:
 def _answer(stage: StageRun, work: _Work, scratch: Path) -> None:
     with stage.timed("loading"):
         train = stage.parent("train") if "train" in stage.upstream else None
-        model = find_model(stage.store, stage.recipe, train, scratch / "adapter")
+        model = find_model(stage.store, stage.run, stage.recipe, train, scratch / "adapter")
         if "preprocess" in stage.upstream:
             preprocess = stage.parent("preprocess")
             check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)

@@ -31,7 +31,7 @@ from qatune.model.configs import UNBOUNDED, load_config, positions
 from qatune.model.tokenizing import Encoded, RowTokenizer, load_tokenizer
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import ObjectRef
-from qatune.store.sources import SourceFile, adapter_folder, data_files, model_folder
+from qatune.store.sources import SourceFile, adapter_folder, data_files, shared_model
 
 SHOWN_CHARACTERS = 200
 """As much of a rejected row's texts is kept."""
@@ -48,8 +48,8 @@ def run(stage: StageRun) -> None:
     with stage.timed("loading"):
         _find_later_inputs(stage.recipe.generate)
         sources = _readable(data_files(data.source, data.revision, data.files), data)
-        found = model_folder(model.source, model.revision)
-        stage.used(found.tokenizer_files())
+        found = shared_model(stage.store, model)
+        stage.used(found.mirrored or found.tokenizer_files())
         tokenizer = RowTokenizer(load_tokenizer(found.path))
         holds = positions(load_config(found.path))
     with tempfile.TemporaryDirectory(prefix="qatune-") as name, _disk_errors_named():

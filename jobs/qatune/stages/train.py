@@ -46,7 +46,7 @@ def run(stage: StageRun) -> None:
         scratch = Path(name)
         with stage.timed("loading"):
             prepare_process()
-            found = sources.model_folder(spec.source, spec.revision)
+            found = sources.base_model(stage.store, stage.run, spec)
             files = found.files()
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
             rows = _checked_rows(stage, load_config(found.path), scratch)

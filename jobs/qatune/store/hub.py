@@ -28,6 +28,7 @@ from qatune.store.folder import plain_errors
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NESTED = ["*/*"]
+_WEIGHTS = ("*.safetensors", "*.bin")
 _BESIDES_WEIGHTS = ["*.json", "*.txt", "*.model", "*.jinja"]
 # Names like .gitattributes are the hub's own, README.md is the card.
 _BESIDES_DATA = [".*", "README.md"]
@@ -45,13 +46,25 @@ def dataset_files(repo: str, revision: str, files: str) -> list[tuple[str, Path]
     ]
 
 
+def model_commit(repo: str, revision: str) -> str:
+    """Return the commit that a branch or tag is at; a commit is not asked about."""
+    with _plain_errors(repo, revision):
+        return _commit(repo, "model", revision)
+
+
 def model_snapshot(repo: str, revision: str) -> tuple[Path, str]:
     """Download what loading needs; return the folder and the commit that it is of."""
-    for weights in ("*.safetensors", "*.bin"):
+    for weights in _WEIGHTS:
         folder = _snapshot(repo, "model", revision, [*_BESIDES_WEIGHTS, weights], _NESTED)
         if any(folder.glob(weights)):
             break
     return folder, folder.name
+
+
+def model_files(folder: Path) -> list[Path]:
+    """List what loading needs of a snapshot, which may hold what others have asked for."""
+    weights = next((each for each in _WEIGHTS if any(folder.glob(each))), _WEIGHTS[0])
+    return sorted({path for each in (*_BESIDES_WEIGHTS, weights) for path in folder.glob(each)})
 
 
 def _snapshot(repo: str, kind: str, revision: str, wanted: list[str], unwanted: list[str]) -> Path:

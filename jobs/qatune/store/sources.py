@@ -3,24 +3,21 @@
 import fnmatch
 import glob
 import hashlib
-import io
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from qatune import log
+from qatune import config
 from qatune.errors import MissingInputError
-from qatune.store.folder import TEMPORARY, plain_errors, remove_leftovers
+from qatune.store import manifests, mirror
+from qatune.store.folder import FolderStore, plain_errors
 from qatune.store.manifests import Manifest
-from qatune.store.objects import CHUNK_BYTES, ObjectRef, Stat, Store, describe_source
+from qatune.store.objects import ObjectRef, Store, describe_source
 from qatune.store.opening import open_store
+from qatune.store.ranges import cache_folder, download, open_ranged
 
 TOKENIZER_FILES = frozenset(
     {
@@ -33,8 +30,6 @@ TOKENIZER_FILES = frozenset(
         "merges.txt",
     }
 )
-_AHEAD = 3
-_STREAMS = 8
 _HINT = "a hub id needs a revision beside it"
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -56,17 +51,19 @@ class ModelFolder:
     path: Path
     revision: str | None
     source: str
+    mirrored: tuple[ObjectRef, ...] = ()
+    """Where the files came from a mirror in the store, or went into one: all of it."""
 
     @property
     def name(self) -> str:
         return f"{self.source}@{self.revision}" if self.revision else self.source
 
     def files(self) -> list[ObjectRef]:
-        """Hash its files, for a manifest."""
-        return describe_files(self.path, self.name)
+        """Say what is in its files, for a manifest."""
+        return list(self.mirrored) or describe_files(self.path, self.name)
 
     def tokenizer_files(self) -> list[ObjectRef]:
-        """Hash the files that texts become ids by."""
+        """Say what is in the files that texts become ids by."""
         return describe_files(self.path, self.name, TOKENIZER_FILES)
 
 
@@ -107,6 +104,51 @@ def model_folder(source: str, revision: str | None) -> ModelFolder:
     return ModelFolder(path, commit, source)
 
 
+def shared_model(store: Store, spec: config.Model) -> ModelFolder:
+    """Bring what tokenizing needs, and see to it that later stages find the whole model.
+
+    A model of the hub is mirrored in the store once, unless that is a folder of this machine.
+    """
+    if spec.revision is None or isinstance(store, FolderStore):
+        return model_folder(spec.source, spec.revision)
+    from qatune.store import hub
+
+    commit = hub.model_commit(spec.source, spec.revision)
+    found = mirror.find(store, spec.source, commit)
+    if found is not None:
+        return ModelFolder(found.fetch(weights=False), commit, spec.source, found.refs)
+    path = model_folder(spec.source, commit).path
+    found = mirror.make(store, spec.source, commit, hub.model_files(path))
+    return ModelFolder(path, commit, spec.source, found.refs)
+
+
+def base_model(store: Store, run: str, spec: config.Model) -> ModelFolder:
+    """Bring the run's base to this machine: from the store's mirror, or from where it is.
+
+    A branch of the hub may move on: the run stays with the commit that its preprocess took.
+    """
+    if spec.revision is None:
+        return model_folder(spec.source, None)
+    found = manifests.load(store, run, "preprocess")
+    inputs = {ref.key: ref for ref in found[0].inputs} if found else {}
+    commit = _commit_in(inputs, spec.source) or spec.revision
+    copy = mirror.find(store, spec.source, commit)
+    if copy is None:
+        return model_folder(spec.source, commit)
+    if inputs.get(copy.list_ref.key, copy.list_ref) != copy.list_ref:
+        raise MissingInputError(
+            f"{store.uri}/{copy.list_ref.key}: not the one that the rows were tokenized with; "
+            "start again under another --run"
+        )
+    return ModelFolder(copy.fetch(weights=True), commit, spec.source, copy.refs)
+
+
+def _commit_in(keys: Iterable[str], source: str) -> str | None:
+    """Find the commit of a model in the names of what preprocess has read."""
+    named = re.compile(rf"(?:{mirror.MIRRORS})?{re.escape(source)}@([0-9a-f]{{40}})/")
+    return next((match[1] for match in map(named.match, keys) if match), None)
+
+
 def describe_files(folder: Path, name: str, only: Container[str] | None = None) -> list[ObjectRef]:
     """Hash a folder's files, hidden ones left out; `name` stands for the folder in their keys."""
     return [
@@ -129,7 +171,8 @@ def check_tokenizer(preprocess: Manifest, source: str, files: Sequence[ObjectRef
 
 
 def _tokenizer_hashes(refs: Sequence[ObjectRef], source: str) -> dict[str, str]:
-    named = {ref.key.rsplit("/", 1)[-1]: ref for ref in refs if ref.key.startswith(source)}
+    places = (source, f"{mirror.MIRRORS}{source}@")
+    named = {ref.key.rsplit("/", 1)[-1]: ref for ref in refs if ref.key.startswith(places)}
     return {name: ref.sha256 for name, ref in named.items() if name in TOKENIZER_FILES}
 
 
@@ -195,72 +238,9 @@ def _bucket_files(source: str, files: str) -> Iterator[SourceFile]:
             stat = store.stat(key)
             if stat is not None:
                 uri = f"s3://{bucket}/{key}"
-                yield SourceFile(uri, Path(key).name, stat.size, partial(_open, store, key, stat))
-
-
-def _open(store: Store, key: str, stat: Stat) -> BinaryIO:
-    return cast("BinaryIO", io.BufferedReader(_RangedReader(store, key, stat), 1024 * 1024))
-
-
-class _RangedReader(io.RawIOBase):
-    """One version of an object by ranges of 8 MiB, some of them ahead of the reader.
-
-    Holds at most the block that is read and `_AHEAD` more; no connection waits in between.
-    """
-
-    def __init__(self, store: Store, key: str, stat: Stat) -> None:
-        super().__init__()
-        self._store, self._key, self._stat = store, key, stat
-        self._position = 0
-        self._last = -1
-        self._blocks: dict[int, Future[bytes]] = {}
-        self._pool = ThreadPoolExecutor(_AHEAD + 1)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._stat.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
-        if self._position >= self._stat.size:
-            return 0
-        index, start = divmod(self._position, CHUNK_BYTES)
-        piece = self._block(index)[start : start + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._blocks.clear()
-        super().close()
-
-    def _block(self, index: int) -> bytes:
-        # A reader that jumps about (Parquet) pays for what it asks; one that goes on gets more.
-        ahead = _AHEAD if index in {self._last, self._last + 1} else 0
-        self._last = index
-        wanted = range(index, index + ahead + 1)
-        for old in [each for each in self._blocks if each not in wanted]:
-            self._blocks.pop(old).cancel()
-        for each in wanted:
-            if each not in self._blocks and each * CHUNK_BYTES < self._stat.size:
-                start = each * CHUNK_BYTES
-                self._blocks[each] = self._pool.submit(
-                    _read_block, self._store, self._key, self._stat, start
+                yield SourceFile(
+                    uri, Path(key).name, stat.size, partial(open_ranged, store, key, stat)
                 )
-        return self._blocks[index].result()
 
 
 def _downloaded(source: str) -> Path:
@@ -271,67 +251,7 @@ def _downloaded(source: str) -> Path:
     if not found:
         raise MissingInputError(f"{source}: nothing there")
     name = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:32]
-    target = _cache() / "s3" / name
+    target = cache_folder() / "s3" / name
     if not target.is_dir():
-        size = sum(stat.size for stat in found.values())
-        log.get().info("downloading", source=source, files=len(found), bytes=size)
-        with plain_errors(str(target)):
-            _download(store, found, target)
+        download(store, {key: (key, stat) for key, stat in found.items()}, target, source)
     return target
-
-
-def _download(store: Store, found: Mapping[str, Stat], target: Path) -> None:
-    """Fetch objects block by block, several at a time; the folder appears when it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target.parent)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY))
-    try:
-        for key, stat in found.items():
-            _reserve(temporary, key, stat.size)
-        blocks = [(key, start) for key, stat in found.items() for start in _starts(stat)]
-        with ThreadPoolExecutor(_STREAMS) as pool:
-            list(pool.map(lambda block: _copy_block(store, found, temporary, *block), blocks))
-        _move(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _reserve(folder: Path, key: str, size: int) -> None:
-    path = folder / key
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise MissingInputError(f"{key!r}: a name that leaves its folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.truncate(size)
-
-
-def _starts(stat: Stat) -> range:
-    return range(0, stat.size, CHUNK_BYTES)
-
-
-def _copy_block(
-    store: Store, found: Mapping[str, Stat], folder: Path, key: str, start: int
-) -> None:
-    data = _read_block(store, key, found[key], start)
-    with (folder / key).open("r+b") as file:
-        file.seek(start)
-        file.write(data)
-
-
-def _read_block(store: Store, key: str, stat: Stat, start: int) -> bytes:
-    length = min(CHUNK_BYTES, stat.size - start)
-    return store.read(key, start, length, etag=stat.etag)
-
-
-def _move(temporary: Path, target: Path) -> None:
-    try:
-        temporary.rename(target)
-    except OSError:
-        # Another process may have been faster: its folder holds the same bytes.
-        if not target.is_dir():
-            raise
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("QATUNE_CACHE") or f"{base}/qatune").expanduser()
