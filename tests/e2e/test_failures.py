@@ -34,8 +34,8 @@ def test_bad_data_stops_the_run_and_the_mended_one_goes_on(namespace, values, bu
     assert e2e.condition(jobs["preprocess"]) == "Failed"
     for stage in ("train", "generate", "evaluate"):
         assert jobs[stage]["spec"]["suspend"] is True
-        assert "preprocess failed with 65" in why(namespace, "data", stage)
-    assert any("preprocess failed with 65" in said for said in events(namespace, "StageFailed"))
+        assert "preprocess failed with exit code 65 (bad data)" in why(namespace, "data", stage)
+    assert any("preprocess failed with exit code 65" in said for said in events(namespace, "StageFailed"))
     said = explain(namespace, "data")
     assert "preprocess failed with 65" in said
     assert "no column 'reply'" in said
@@ -57,12 +57,21 @@ def test_a_later_stage_that_failed_goes_on_in_the_next_attempt(namespace, values
 
 
 def test_a_started_run_does_not_change(namespace, values):
-    namespace.install("fixed", values, "stages.preprocess.nodeSelector.nowhere=true")
+    namespace.install("fixed", values, "stages.preprocess.gpu.count=99")
     said = namespace.install(
         "fixed", values, "recipe.train.seed=7", command="upgrade", check=False
     ).stderr
     assert 'run "fixed", attempt 1, has been started with other values' in said
     assert "--set run.attempt=2" in said
+
+
+def test_a_pod_that_no_node_can_take_is_explained(namespace):
+    def told():
+        said = explain(namespace, "fixed")
+        return "99 nvidia.com/gpu" in said and said
+
+    said = e2e.wait_for("the reason", 30, told)
+    assert said.startswith("preprocess waits for"), said
     namespace.uninstall("fixed")
 
 
@@ -90,7 +99,7 @@ def test_a_shard_that_fails_for_good_leaves_the_others_work(namespace, values, b
     assert job["status"]["failedIndexes"] == "1"
     assert job["status"]["completedIndexes"] == "0,2"
     said = why(namespace, "shards", "evaluate")
-    assert "shard 1" in said, said
+    assert "generate failed in 1 of 3 shards: 1 (" in said
     kept = parts(bucket, "shards")
     bucket.store.delete(broken)
     namespace.install("shards", values, *shards, "run.attempt=2", command="upgrade")
