@@ -146,6 +146,41 @@ def test_exit_codes_mean_what_they_say(plain):
             assert rule.get("onExitCodes", {}).get("containerName", name) == name
 
 
+def test_what_a_pool_needs_reaches_its_pods(full):
+    job = of(full, "Job", "train")
+    template, pod = job["spec"]["template"], job["spec"]["template"]["spec"]
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["priorityClassName"] == "batch"
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    (toleration,) = pod["tolerations"]
+    assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists"}
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["terminationGracePeriodSeconds"] == 300
+    assert job["spec"]["activeDeadlineSeconds"] == 3600
+    assert template["metadata"]["labels"]["team"] == "ml"
+    assert template["metadata"]["annotations"] == {"note": "x"}
+    assert env(job)["A"] == {"name": "A", "value": "b"}
+    other = of(full, "Job", "generate")["spec"]["template"]["spec"]
+    assert not {"runtimeClassName", "nodeSelector", "tolerations"} & set(other)
+
+
+def volumes(job):
+    pod = job["spec"]["template"]["spec"]
+    places = {each["mountPath"]: each["name"] for each in container(job)["volumeMounts"]}
+    found = {each["name"]: each for each in pod["volumes"]}
+    return {path: found[name] for path, name in places.items()}
+
+
+def test_scratch_shared_memory_and_certificates_are_mounted(plain, full):
+    few, all_ = volumes(of(plain, "Job", "generate")), volumes(of(full, "Job", "train"))
+    assert set(few) == {"/scratch", "/tmp", "/etc/qatune"}
+    assert few["/scratch"] == few["/tmp"] == {"name": "scratch", "emptyDir": {}}
+    assert all_["/scratch"]["emptyDir"] == {"sizeLimit": "50Gi"}
+    assert all_["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert all_["/etc/qatune-ca"]["configMap"] == {"name": "ca"}
+    assert env(of(full, "Job", "train"))["AWS_CA_BUNDLE"]["value"] == "/etc/qatune-ca/ca.crt"
+
+
 def test_gpus_are_asked_for_where_they_are_used(plain, full):
     gpu = {
         name: container(job)["resources"]["limits"].get("nvidia.com/gpu")

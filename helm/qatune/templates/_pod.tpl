@@ -3,7 +3,8 @@ Parts of a pod, as every component has them:
   qatune.pod          its spec up to the containers:  dict "root" $ "component" "train" "account" NAME
   qatune.container    a container's image and rights: dict "root" $ "component" "train"
   qatune.env          how to find the store and the recipe
-  qatune.volumes      scratch room and the recipe
+  qatune.mounts       where the volumes lie
+  qatune.volumes      scratch room, the recipe, certificates, shared memory
   qatune.resources    requests and limits, GPUs included
 */ -}}
 
