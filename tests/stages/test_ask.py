@@ -2,8 +2,9 @@ import io
 
 import pytest
 from rich.console import Console
-from tests.stages.test_generate import MAKERS, lines
+from tests.stages.test_generate import MAKERS
 from tests.support import answering, tiny
+from tests.support.answering import lines
 
 from qatune import log
 from qatune.errors import BadDataError, MissingInputError
