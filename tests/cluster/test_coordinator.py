@@ -1,0 +1,457 @@
+"""The coordinator on a real cluster, with the rights that the chart gives it and no others."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tests.support import cluster, finished_run
+from tests.support.cluster import RUN, STAGES, eventually, stage_job
+from tests.support.qatune_command import QATUNE
+
+from qatune.cluster import client, coordinator
+from qatune.cluster.coordinator import Coordinator, StageFailedError
+from qatune.errors import MissingInputError, NotAllowedError, UnavailableError
+from qatune.store.folder import FolderStore
+
+SECONDS_TO_THE_NEXT_POD = 3
+
+
+@pytest.fixture
+def deploy(space, tmp_path):
+    """Create a release's Jobs and its coordinator's account; return that one's kubeconfig."""
+
+    def deployed(release, *made):
+        space.apply(*cluster.coordinator_rights(release, made), *made)
+        return cluster.kubeconfig_of(space, f"{release}-coordinator", tmp_path)
+
+    return deployed
+
+
+@pytest.fixture
+def command(finished_store, recipe_file):
+    """Start the real command; it reads manifests of a finished run, so Jobs alone decide."""
+
+    @contextmanager
+    def started(release, kubeconfig, *more, store=None, stages=STAGES):
+        arguments = [
+            *("coordinate", "--run", RUN, "--name", f"{release}-coordinator"),
+            *(f"--job={stage}={release}-{stage}" for stage in stages),
+            *("--store", (store or finished_store).uri, "--recipe", str(recipe_file), *more),
+        ]
+        process = subprocess.Popen(
+            [str(QATUNE), *arguments],
+            env=os.environ | {"KUBECONFIG": str(kubeconfig)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    return started
+
+
+def ended(process, seconds=90):
+    """Return exit code and last line."""
+    _, errors = process.communicate(timeout=seconds)
+    return process.returncode, errors.strip().splitlines()[-1]
+
+
+def connected(kubeconfig, monkeypatch):
+    with monkeypatch.context() as its:
+        its.setenv("KUBECONFIG", str(kubeconfig))
+        return client.connect()
+
+
+def in_process(api, store, release, stages=STAGES, **fields):
+    names = {stage: f"{release}-{stage}" for stage in stages}
+    recipe = finished_run.recipe()
+    return Coordinator(api, store, RUN, recipe, names, f"{release}-coordinator", **fields)
+
+
+def note(space, job, name):
+    return space.get("job", job)["metadata"].get("annotations", {}).get(f"qatune/{name}")
+
+
+def seconds(text):
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_stages_run_in_order_each_soon_after_the_one_before(space, deploy, command):
+    kubeconfig = deploy("order", *(stage_job(stage, release="order") for stage in STAGES))
+    seen = {}
+    with command("order", kubeconfig) as process:
+        while process.poll() is None:
+            _look(space, seen)
+            time.sleep(0.1)
+        assert ended(process)[0] == 0
+    waits = [
+        seen[f"order-{later}", "scheduled"] - seen[f"order-{stage}", "complete"]
+        for stage, later in pairwise(STAGES)
+    ]
+    assert all(-1 < wait < SECONDS_TO_THE_NEXT_POD for wait in waits), waits
+
+
+def _look(space, seen):
+    """Note when a Job is seen complete for the first time, and when its pod is seen scheduled."""
+    for each in space.get("jobs,pods", selector="app.kubernetes.io/instance=order"):
+        pod = each["kind"] == "Pod"
+        labels, status = each["metadata"]["labels"], each["status"]
+        there = pod and each["spec"].get("nodeName")
+        if there or (not pod and status.get("completionTime")):
+            name = f"order-{labels['app.kubernetes.io/component']}"
+            seen.setdefault((name, "scheduled" if pod else "complete"), time.monotonic())
+
+
+def test_a_failed_stage_leaves_the_later_ones_suspended_and_says_why(space, deploy, command):
+    jobs = [stage_job(stage, release="broken") for stage in STAGES]
+    jobs[1] = stage_job("train", "exit 65", release="broken")
+    kubeconfig = deploy("broken", *jobs)
+    sentence = (
+        "train failed with exit code 65 (bad data); mend the cause (`qatune explain finished` "
+        "names it), then helm upgrade broken --set run.attempt=2"
+    )
+    with command("broken", kubeconfig) as process:
+        assert ended(process) == (66, f"qatune: {sentence}")
+    for stage in ("generate", "evaluate"):
+        assert space.get("job", f"broken-{stage}")["spec"]["suspend"] is True
+        assert note(space, f"broken-{stage}", "blocked") == sentence
+        assert note(space, f"broken-{stage}", "released-at") is None
+    event = space.get("event", "broken-coordinator")
+    assert (event["type"], event["reason"], event["message"]) == (
+        "Warning",
+        "StageFailed",
+        sentence,
+    )
+    assert event["involvedObject"]["uid"] == space.get("job", "broken-train")["metadata"]["uid"]
+
+    # Another start finds the same and writes nothing new.
+    versions = [
+        _version(space, "event", "broken-coordinator"),
+        _version(space, "job", "broken-evaluate"),
+    ]
+    with command("broken", kubeconfig) as process:
+        assert ended(process)[0] == 66
+    assert versions == [
+        _version(space, "event", "broken-coordinator"),
+        _version(space, "job", "broken-evaluate"),
+    ]
+
+
+def _version(space, kind, name):
+    return space.get(kind, name)["metadata"]["resourceVersion"]
+
+
+def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(space, deploy, command):
+    job = stage_job(
+        "generate",
+        'test "$JOB_COMPLETION_INDEX" = 1 || exit 65',
+        release="shards",
+        completionMode="Indexed",
+        completions=3,
+        parallelism=3,
+        backoffLimitPerIndex=1,
+    )
+    kubeconfig = deploy("shards", job)
+    with command("shards", kubeconfig, stages=["generate"]) as process:
+        code, line = ended(process)
+    assert code == 66
+    assert "generate failed in 2 of 3 shards: 0, 2 (shards 0, 2: " in line
+
+
+def test_killed_over_and_over_it_releases_each_job_once(space, deploy, command):
+    stages = STAGES[:2]
+    jobs = [stage_job(stage, "sleep 3", release="killed") for stage in stages]
+    kubeconfig = deploy("killed", *jobs)
+    kills, released = 0, {}
+    while True:
+        with command("killed", kubeconfig, stages=stages) as process:
+            time.sleep(1.4)
+            code = process.poll()
+            process.send_signal(signal.SIGKILL)
+        for stage in stages:
+            at = note(space, f"killed-{stage}", "released-at")
+            assert released.setdefault(stage, at) in {None, at}
+            released[stage] = at
+        if code is not None:
+            assert code == 0
+            break
+        kills += 1
+    assert kills >= 3
+    pods = space.get("pods", selector="app.kubernetes.io/instance=killed")
+    assert len(pods) == len(stages)
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing handles it."""
+
+
+class Mortal:
+    """A cluster whose caller dies before or after the request of a certain number."""
+
+    def __init__(self, api, number, moment):
+        self._api, self._left, self._moment = api, number, moment
+
+    def __getattr__(self, name):
+        call = getattr(self._api, name)
+
+        def counted(*arguments):
+            self._left -= 1
+            if self._left == 0 and self._moment == "before":
+                raise KilledError
+            answer = call(*arguments)
+            if self._left == 0 and self._moment == "after":
+                raise KilledError
+            return answer
+
+        return counted
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_any_request_a_restart_changes_nothing(
+    space, deploy, finished_store, monkeypatch, moment
+):
+    """Jobs of a manager of our own: this test plays the controller, so no pod is waited for."""
+    release = f"steps-{moment}"
+    made = [stage_job(stage, release=release, managedBy="example.com/nobody") for stage in STAGES]
+    api = connected(deploy(release, *made), monkeypatch)
+    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.0)
+    number, versions = 1, {}
+    while True:
+        mortal = Mortal(api, number, moment)
+        try:
+            in_process(mortal, finished_store, release).coordinate()
+        except KilledError:
+            number += 1
+        except StageFailedError as error:
+            assert "generate failed" in str(error)
+            break
+        for job in space.get("jobs", selector=f"app.kubernetes.io/instance={release}"):
+            at = job["metadata"].get("annotations", {}).get("qatune/released-at")
+            if at:
+                # Once released, no restart writes to it again.
+                name, version = job["metadata"]["name"], job["metadata"]["generation"]
+                assert versions.setdefault(name, (at, version)) == (at, version)
+            _play_controller(space, job)
+    # Each kind of request was the last one: to read, to release, to annotate, to write the Event.
+    assert number == {"before": 7, "after": 6}[moment]
+    assert "generate failed" in note(space, f"{release}-evaluate", "blocked")
+    assert space.get("event", f"{release}-coordinator")["count"] == 1
+
+
+def _play_controller(space, job):
+    """End a released Job: well, but for generate, which fails."""
+    if job["spec"]["suspend"] or "conditions" in job["status"]:
+        return
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    fails = job["metadata"]["name"].endswith("generate")
+    kinds = ("FailureTarget", "Failed") if fails else ("SuccessCriteriaMet", "Complete")
+    conditions = [
+        {"type": kind, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": now}
+        for kind in kinds
+    ]
+    status = {"startTime": now, "conditions": conditions}
+    status |= {} if fails else {"completionTime": now, "succeeded": 1}
+    space.patch("job", job["metadata"]["name"], {"status": status}, "--subresource=status")
+
+
+def test_with_kueue_the_label_is_changed_and_kueue_unsuspends(space, deploy, command):
+    stages = STAGES[:2]
+    jobs = [cluster.with_kueue(stage_job(stage, release="kueue")) for stage in stages]
+    kubeconfig = deploy("kueue", *jobs)
+    stop = threading.Event()
+    kueue = threading.Thread(target=_admit, args=(space, stop))
+    kueue.start()
+    try:
+        with command("kueue", kubeconfig, "--queue", "gpus", stages=stages) as process:
+            assert ended(process)[0] == 0
+    finally:
+        stop.set()
+        kueue.join()
+    for stage in stages:
+        job = space.get("job", f"kueue-{stage}")
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+        assert "spec" not in _fields_written_by("qatune", space, f"kueue-{stage}")
+
+
+def _admit(space, stop):
+    """Unsuspend as Kueue does: what is in a queue that it knows, and nothing parked."""
+    while not stop.wait(0.3):
+        for job in space.get("jobs", selector="kueue.x-k8s.io/queue-name=gpus"):
+            if job["spec"]["suspend"]:
+                space.patch("job", job["metadata"]["name"], {"spec": {"suspend": False}})
+
+
+def _fields_written_by(manager, space, job):
+    shown = space.kubectl("get", "job", job, "--show-managed-fields", "--output", "json")
+    managed = json.loads(shown)["metadata"]["managedFields"]
+    return " ".join(str(each["fieldsV1"]) for each in managed if each["manager"] == manager)
+
+
+def test_a_job_suspended_again_by_somebody_is_left_alone(
+    space, deploy, finished_store, monkeypatch
+):
+    kubeconfig = deploy("byhand", stage_job("preprocess", "sleep 60", release="byhand"))
+    ours = in_process(connected(kubeconfig, monkeypatch), finished_store, "byhand", ["preprocess"])
+    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.0)
+    ours.step()
+    assert space.get("job", "byhand-preprocess")["spec"]["suspend"] is False
+    space.patch("job", "byhand-preprocess", {"spec": {"suspend": True}})
+    for _ in range(3):
+        ours.step()
+    assert space.get("job", "byhand-preprocess")["spec"]["suspend"] is True
+
+
+def test_a_change_between_reading_and_releasing_is_not_overwritten(
+    space, deploy, finished_store, monkeypatch
+):
+    kubeconfig = deploy("race", stage_job("preprocess", release="race", managedBy="x.io/nobody"))
+    api = connected(kubeconfig, monkeypatch)
+    read = api.job("race-preprocess")
+    space.patch("job", "race-preprocess", {"metadata": {"annotations": {"by": "another"}}})
+    late = coordinator.release_patch(coordinator.jobs.read(read), None, datetime.now(UTC))
+    with pytest.raises(client.ConflictError):
+        api.patch_job("race-preprocess", late)
+    ours = in_process(api, finished_store, "race", ["preprocess"])
+    ours.step()
+    assert space.get("job", "race-preprocess")["spec"]["suspend"] is False
+
+
+@pytest.fixture
+def complete_preprocess(space, deploy, monkeypatch):
+    """A cluster in which the Job of preprocess is complete, whatever the store says."""
+
+    def made(release):
+        job = stage_job(
+            "preprocess", release=release, managedBy="example.com/nobody", suspend=False
+        )
+        kubeconfig = deploy(release, job, stage_job("train", release=release))
+        _play_controller(space, space.get("job", f"{release}-preprocess") | {"status": {}})
+        return connected(kubeconfig, monkeypatch)
+
+    return made
+
+
+def test_a_complete_job_without_manifest_is_a_failure(space, complete_preprocess, tmp_path):
+    api = complete_preprocess("nothing")
+    ours = in_process(api, FolderStore(str(tmp_path / "empty")), "nothing", STAGES[:2])
+    with pytest.raises(StageFailedError, match=r"preprocess is complete, but .* was it deleted"):
+        ours.coordinate()
+    assert "was it deleted" in note(space, "nothing-train", "blocked")
+
+
+def test_a_complete_job_with_a_manifest_of_another_recipe_is_a_failure(
+    complete_preprocess, finished_store, tmp_path
+):
+    api = complete_preprocess("foreign")
+    ours = in_process(api, finished_store, "foreign", STAGES[:2])
+    ours.recipe = finished_run.recipe(source="another/model")
+    with pytest.raises(StageFailedError, match=r"preprocess is complete, but .* another recipe"):
+        ours.coordinate()
+
+
+def test_its_rights_are_the_named_jobs_and_one_event(space, deploy, monkeypatch):
+    kubeconfig = deploy("rights", stage_job("preprocess", release="rights"))
+    space.apply(stage_job("preprocess", release="other"))
+    api = connected(kubeconfig, monkeypatch)
+    api.patch_job("rights-preprocess", {"metadata": {"annotations": {"a": "b"}}})
+    forbidden = [
+        lambda: api.jobs("qatune/run"),
+        lambda: api.job("other-preprocess"),
+        lambda: api.patch_job("other-preprocess", {"spec": {"suspend": False}}),
+        lambda: api.apply_event("another", {"apiVersion": "v1", "kind": "Event"}),
+        lambda: api.pods("qatune/run"),
+        api.events,
+        api.nodes,
+    ]
+    for call in forbidden:
+        with pytest.raises(NotAllowedError, match="coordinator"):
+            call()
+
+
+def test_sigterm_ends_it_at_once_with_75(deploy, command):
+    kubeconfig = deploy("stopped", stage_job("preprocess", "sleep 60", release="stopped"))
+    with command("stopped", kubeconfig, stages=["preprocess"]) as process:
+        process.stderr.readline()  # it has released the Job
+        start = time.monotonic()
+        process.terminate()
+        assert ended(process)[0] == 75
+        assert time.monotonic() - start < 2
+
+
+def test_a_job_that_comes_late_is_waited_for_and_one_that_never_comes_is_missing_input(
+    space, deploy, finished_store, monkeypatch
+):
+    job = stage_job("preprocess", release="late", managedBy="example.com/nobody")
+    kubeconfig = deploy("late", job)
+    space.delete("job", "late-preprocess")
+    eventually(lambda: not space.get("jobs", selector="app.kubernetes.io/instance=late"))
+    ours = in_process(connected(kubeconfig, monkeypatch), finished_store, "late", ["preprocess"])
+    patience = "qatune.cluster.patience.START_SECONDS"
+    monkeypatch.setattr(patience, 1.0)
+    with pytest.raises(MissingInputError, match=r"job late-preprocess .*not found"):
+        ours.coordinate()
+    monkeypatch.setattr(patience, 60.0)
+    helm = threading.Timer(1.5, space.apply, [job])
+    helm.start()
+    monkeypatch.setattr(coordinator, "decide", lambda *_: coordinator.Action.NEXT)
+    ours.coordinate()
+    helm.join()
+
+
+def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(
+    deploy, finished_store, monkeypatch, tmp_path, capfd
+):
+    kubeconfig = deploy("outage", stage_job("preprocess", release="outage"))
+    text = kubeconfig.read_text()
+    server = text.split('"server": "')[1].split('"')[0]
+    gone = tmp_path / "gone"
+    gone.write_text(text.replace(server, "https://127.0.0.1:9"))
+    ours = in_process(connected(gone, monkeypatch), finished_store, "outage", ["preprocess"])
+    monkeypatch.setattr("qatune.cluster.patience.OUTAGE_SECONDS", 2.0)
+    with pytest.raises(UnavailableError, match="Kubernetes API did not answer"):
+        ours.coordinate()
+    assert capfd.readouterr().out.count("trying again") == 1
+
+
+def test_what_it_asks_and_holds_does_not_grow_with_shards(
+    deploy, command, finished_store, monkeypatch
+):
+    shards = {
+        "completionMode": "Indexed",
+        "completions": 1000,
+        "parallelism": 1000,
+        "backoffLimitPerIndex": 1,
+        "managedBy": "example.com/nobody",
+    }
+    kubeconfig = deploy("wide", stage_job("generate", release="wide", **shards))
+    with command("wide", kubeconfig, stages=["generate"]) as process:
+        process.stderr.readline()
+        time.sleep(3)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak_kib = int(status.split("VmHWM:")[1].split()[0])
+    assert peak_kib < 100 * 1024
+
+    calls = []
+    api = connected(kubeconfig, monkeypatch)
+
+    class Counted:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(api, name)
+
+    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.0)
+    ours = in_process(Counted(), None, "wide", ["generate"])
+    for _ in range(5):
+        ours.step()
+    assert calls == ["job"] * 5
