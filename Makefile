@@ -52,19 +52,19 @@ lint: setup ## ruff, mypy, import contracts, generated files
 
 .PHONY: unit
 unit: setup
-	$(BIN)/pytest --ignore tests/e2e
+	$(ON_IMAGES) $(BIN)/pytest --ignore tests/e2e
 
 # On the cluster of KUBECONFIG, with the S3 server of AWS_ENDPOINT_URL_S3; the nodes must be able to
 # pull $(REGISTRY)/qatune-*:$(TAG), or get them by the building (IMAGE_BUILD).
-E2E = QATUNE_E2E_IMAGES=$(REGISTRY)/:$(TAG) $(BIN)/pytest
+ON_IMAGES = $(if $(REGISTRY),QATUNE_E2E_IMAGES=$(REGISTRY)/:$(TAG))
 
 .PHONY: e2e
 e2e: setup ## the README's cluster section, and what may go wrong, on a real cluster: VARIANT=cpu REGISTRY=
-	$(E2E) tests/e2e/test_readme.py tests/e2e/test_training.py tests/e2e/test_failures.py
+	$(ON_IMAGES) $(BIN)/pytest tests/e2e/test_readme.py tests/e2e/test_training.py tests/e2e/test_failures.py
 
 .PHONY: e2e-scale
 e2e-scale: setup # a thousand shards, on nodes that QATUNE_E2E_PRETEND names by label and taint
-	$(E2E) tests/e2e/test_scale.py
+	$(ON_IMAGES) $(BIN)/pytest tests/e2e/test_scale.py
 
 .PHONY: generated
 generated: setup ## write anew what the models say: docs/recipe.md, docs/values.md, the chart's values and schema
