@@ -399,7 +399,7 @@ def test_a_job_that_comes_late_is_waited_for_and_one_that_never_comes_is_missing
     ours = in_process(connected(kubeconfig, monkeypatch), finished_store, "late", ["preprocess"])
     patience = "qatune.cluster.patience.START_SECONDS"
     monkeypatch.setattr(patience, 1.0)
-    with pytest.raises(MissingInputError, match=r"job late-preprocess .*not found"):
+    with pytest.raises(MissingInputError, match=r"jobs/late-preprocess: not found"):
         ours.coordinate()
     monkeypatch.setattr(patience, 60.0)
     helm = threading.Timer(1.5, space.apply, [job])
@@ -419,7 +419,7 @@ def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(
     gone.write_text(text.replace(server, "https://127.0.0.1:9"))
     ours = in_process(connected(gone, monkeypatch), finished_store, "outage", ["preprocess"])
     monkeypatch.setattr("qatune.cluster.patience.OUTAGE_SECONDS", 2.0)
-    with pytest.raises(UnavailableError, match="Kubernetes API did not answer"):
+    with pytest.raises(UnavailableError, match="Kubernetes API does not answer"):
         ours.coordinate()
     assert capfd.readouterr().out.count("trying again") == 1
 
