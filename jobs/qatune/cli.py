@@ -22,6 +22,8 @@ from qatune.options import (
 
 if TYPE_CHECKING:
     from qatune.config import Recipe
+    from qatune.launch import Group, Place
+    from qatune.store.artifacts import StageRun
     from qatune.store.objects import Store
 
 STAGES = ("preprocess", "train", "generate", "evaluate")
@@ -80,8 +82,97 @@ def _stage_command(stage: str, doc: str) -> Callable[..., None]:
 
 
 _stage_command("preprocess", "Read, check, split and tokenize the rows.")
-_stage_command("train", "Train the adapter, or go on from its last checkpoint.")
 _stage_command("evaluate", "Measure the answers and write the report.")
+
+
+@cli.command()
+@run_option
+@store_option
+@recipe_option
+@set_option
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    envvar="QATUNE_NODES",
+    show_default=True,
+    help="Machines that train together.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    envvar="QATUNE_PROCESSES",
+    show_default=True,
+    help="Processes on each, one a GPU. All take a batch of their own at a step.",
+)
+@click.option(
+    "--node-rank",
+    type=click.IntRange(min=0),
+    default=0,
+    envvar="JOB_COMPLETION_INDEX",
+    show_default=True,
+    help="Which of the machines this one is, from 0.",
+)
+@click.option("--master-addr", envvar="MASTER_ADDR", help="Where the first machine is.")
+@click.option(
+    "--master-port",
+    type=click.IntRange(min=1, max=65535),
+    envvar="MASTER_PORT",
+    help="A port of it that the others reach.",
+)
+@click.option(
+    "--meeting-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=900,
+    envvar="QATUNE_MEETING_TIMEOUT",
+    show_default=True,
+    help="Seconds to wait until all processes are there.",
+)
+@click.pass_context
+def train(
+    context: click.Context,
+    run_name: str,
+    store_uri: str,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    *,
+    nodes: int,
+    processes: int,
+    node_rank: int,
+    master_addr: str | None,
+    master_port: int | None,
+    meeting_timeout: float,
+) -> None:
+    """Train the adapter, or go on from its last checkpoint."""
+    from qatune import launch
+
+    given: dict[str, Any] = {}
+    if place := launch.own_place(meeting_timeout):
+        _be_one_of(place, debug=context.obj["debug"])
+        given["place"] = place
+    elif nodes * processes > 1:
+        group = launch.Group(nodes, processes, node_rank, master_addr, master_port)
+        given["work"] = lambda _: _train_together(group)
+    _start_stage("train", run_name, store_uri, recipe_name, overrides, **given)
+
+
+def _be_one_of(place: "Place", *, debug: bool) -> None:
+    """Let the first process speak for all, but for warnings."""
+    import structlog
+
+    from qatune import log
+
+    log.configure(debug=debug, quiet=place.rank > 0)
+    structlog.contextvars.bind_contextvars(process=place.rank)
+
+
+def _train_together(group: "Group") -> None:
+    from qatune.launch import train_together
+
+    code, message = train_together(group, sys.argv[1:])
+    if code:
+        raise click.exceptions.Exit(_fail(message, code))
 
 
 @cli.command()
@@ -198,10 +289,18 @@ def _start_stage(
         click.echo(f"{stage} of run {run_name!r} is complete already: nothing to do")
 
 
-def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe", **given: Any) -> bool:
+def _run_stage(
+    stage: str,
+    store: "Store",
+    run_name: str,
+    recipe: "Recipe",
+    *,
+    work: Callable[["StageRun"], None] | None = None,
+    **given: Any,
+) -> bool:
     """Run a stage unless its manifest says that it is complete; tell whether it ran.
 
-    `given` is what this stage's `run` takes besides.
+    `work` does it in place of the stage's own `run`; `given` is what that takes besides.
     """
     import importlib
 
@@ -214,7 +313,10 @@ def _run_stage(stage: str, store: "Store", run_name: str, recipe: "Recipe", **gi
         return False
     with structlog.contextvars.bound_contextvars(stage=stage):
         stage_run = artifacts.StageRun.open(store, run_name, stage, recipe)
-        importlib.import_module(f"qatune.stages.{stage}").run(stage_run, **given)
+        if work:
+            work(stage_run)
+        else:
+            importlib.import_module(f"qatune.stages.{stage}").run(stage_run, **given)
     return True
 
 
@@ -240,7 +342,19 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # what nobody foresaw ends in one line, too
         _show_traceback(debug)
         code = _fail(f"a bug: {type(error).__name__}: {error} (qatune --debug ... shows where)", 70)
-    sys.exit(code if isinstance(code, int) else 0)
+    _exit(code if isinstance(code, int) else 0)
+
+
+def _exit(code: int) -> None:
+    """End this process: at once, if it was one of a group, whose orderly end may wait for ever."""
+    import os
+
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class _TerminatedError(BaseException):
@@ -259,13 +373,21 @@ def _show_traceback(debug: bool) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what happened where the user looks: the terminal, and the pod's termination message."""
+    """Say what happened where the user looks: the terminal, and the pod's termination message.
+
+    One of several processes tells it whoever started it, who says it once.
+    """
     import os
     from pathlib import Path
+
+    from qatune.launch import LAST_WORDS
 
     message = " ".join(message.split())
     if not message.isprintable():  # it may quote what stands in a file
         message = message.encode("unicode_escape").decode()
+    if last_words := os.environ.get(LAST_WORDS):
+        Path(last_words).write_text(message, encoding="utf-8")
+        return code
     click.echo(f"qatune: {message}", err=True)
     termination = Path(os.environ.get("QATUNE_TERMINATION_LOG", "/dev/termination-log"))
     if termination.is_file():

@@ -31,8 +31,8 @@ class Progress(Protocol):
     def advance(self, count: int = 1, **shown: float | str) -> None: ...
 
 
-def configure(*, debug: bool = False) -> None:
-    """Set logging up once, at the start of a command."""
+def configure(*, debug: bool = False, quiet: bool = False) -> None:
+    """Set logging up at the start of a command; `quiet` leaves warnings."""
     chain: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if console.is_terminal:
         chain.append(_to_terminal)
@@ -47,7 +47,7 @@ def configure(*, debug: bool = False) -> None:
     structlog.configure(
         processors=chain,
         wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
+            logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
         ),
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # as it is at that moment
         cache_logger_on_first_use=False,

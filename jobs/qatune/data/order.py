@@ -16,8 +16,8 @@ def epoch_order(
 ) -> list[int]:
     """Return the indices of all rows, each once, as epoch number `epoch` visits them.
 
-    `grouped` puts rows of like length into one batch of `batch_size`, and the batch with the
-    longest row first, so that a lack of memory shows at once.
+    `grouped` puts rows of like length into one batch of `batch_size` (of all processes together),
+    and the batch with the longest row first, so that a lack of memory shows at once.
     """
     # A text seed goes through SHA-512: the streams of two epochs have nothing in common.
     draw = random.Random(f"{seed}:{epoch}")
@@ -33,6 +33,19 @@ def epoch_order(
         longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
         batches.insert(0, batches.pop(longest))
     return [row for batch in [*batches, rest] for row in batch]
+
+
+def own_batches(
+    order: Sequence[int], *, batch_size: int, rank: int = 0, processes: int = 1
+) -> list[list[int]]:
+    """Return the rows of each batch that process number `rank` takes of a common order.
+
+    All have the same number of batches, so that they take their steps together; of an epoch's
+    last rows a process may get none, as no row is taken twice.
+    """
+    together = batch_size * processes
+    starts = range(rank * batch_size, len(order) + rank * batch_size, together)
+    return [list(order[start : start + batch_size]) for start in starts]
 
 
 def _batches_by_length(

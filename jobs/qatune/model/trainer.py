@@ -1,13 +1,14 @@
 """TRL's SFTTrainer over rows that are tokenized already.
 
-What it adds: an order of rows that a restart can know, a loss over supervised tokens only, and
-checkpoints of exactly what the result depends on.
+What it adds: an order of rows that a restart can know, a loss over supervised tokens only,
+checkpoints of exactly what the result depends on, and processes that train together. Of these the
+library knows nothing: each of them trains as if it were alone, but that gradients are summed.
 """
 
+import hashlib
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,27 @@ import datasets
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from qatune import config
-from qatune.data.order import epoch_order
 from qatune.model import adapters
+from qatune.model.batches import IGNORED, Collator, EpochBatches
+from qatune.model.distributed import Peers
 from qatune.model.loading import LoadedModel
 from qatune.model.scoring import logits
 
 # Positions whose logits exist at once; beyond it they are computed again for the gradient.
 _CHUNK_POSITIONS = 512
-_IGNORED = -100
+_SEED_BYTES = 8
 
 
-def total_steps(rows: int, train: config.Train) -> int:
+def total_steps(rows: int, train: config.Train, processes: int) -> int:
     """Count the optimizer steps of the whole training."""
     if train.max_steps:
         return train.max_steps
-    batches = math.ceil(rows / train.per_device_train_batch_size)
+    batches = math.ceil(rows / (train.per_device_train_batch_size * processes))
     an_epoch = math.ceil(batches / train.gradient_accumulation_steps)
     return math.ceil(train.num_train_epochs * an_epoch)
 
@@ -48,11 +50,11 @@ def optimizer_name(wanted: str, device: str, note: Callable[[str], None]) -> str
 
 
 def settings(
-    train: config.Train, *, optim: str, loaded: LoadedModel, steps: int, folder: Path
+    train: config.Train, *, optim: str, loaded: LoadedModel, steps: int, folder: Path, saves: bool
 ) -> SFTConfig:
     """Spell out what TRL would decide by itself, and keep it from logging and evaluating."""
     on_gpu = loaded.device == "cuda"
-    return SFTConfig(
+    settings = SFTConfig(
         output_dir=str(folder),
         max_steps=steps,
         optim=optim,
@@ -69,7 +71,7 @@ def settings(
         fp16=on_gpu and loaded.dtype == "float16",
         use_cpu=not on_gpu,
         seed=train.seed,
-        save_strategy="steps",
+        save_strategy="steps" if saves else "no",
         save_steps=train.save_steps,
         save_total_limit=2,  # one may still be on its way to the store
         logging_strategy="no",
@@ -82,55 +84,8 @@ def settings(
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
     )
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Makes rows of {input_ids, answer_start} a batch, cut to `limit` and padded on the right.
-
-    Labels follow from `answer_start` alone: a pad token that is also EOS masks no row's end.
-    """
-
-    pad_id: int
-    limit: int
-    completion_only: bool
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        length = min(max(len(row["input_ids"]) for row in rows), self.limit)
-        ids = torch.full((len(rows), length), self.pad_id)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        labels = torch.full((len(rows), length), _IGNORED)
-        for index, row in enumerate(rows):
-            tokens = torch.tensor(row["input_ids"][: self.limit])
-            first = row["answer_start"] if self.completion_only else 0
-            ids[index, : len(tokens)] = tokens
-            mask[index, : len(tokens)] = 1
-            labels[index, first : len(tokens)] = tokens[first:]
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-class EpochSampler(Sampler[int]):  # type: ignore[misc] # untyped library
-    """Gives the rows in the order of the epoch that it was last told."""
-
-    def __init__(self, lengths: Sequence[int], train: config.Train) -> None:
-        self._lengths, self._train, self._epoch = lengths, train, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(
-            epoch_order(
-                self._lengths,
-                seed=self._train.seed,
-                epoch=self._epoch,
-                batch_size=self._train.per_device_train_batch_size,
-                grouped=self._train.train_sampling_strategy == "group_by_length",
-            )
-        )
+    settings._n_gpu = min(settings.n_gpu, 1)  # noqa: SLF001 - it would split batches over all it sees
+    return settings
 
 
 def answer_nll(
@@ -141,7 +96,7 @@ def answer_nll(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
-    supervised = wanted != _IGNORED
+    supervised = wanted != IGNORED
     chunks = zip(
         hidden[supervised].split(_CHUNK_POSITIONS),
         wanted[supervised].split(_CHUNK_POSITIONS),
@@ -172,8 +127,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         tokenizer: Any,
         limit: int,
         callbacks: Sequence[Any],
+        peers: Peers,
     ) -> None:
-        self._sampler = EpochSampler([min(length, limit) for length in lengths], train)
+        self._peers, self._seed, self._batch = peers, train.seed, 0
+        self._batches = EpochBatches([min(length, limit) for length in lengths], train, peers)
         super().__init__(
             model=model,
             args=args,
@@ -186,6 +143,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         causal_lm = self.model.get_base_model()
         causal_lm.forward = types.MethodType(answer_nll, causal_lm)
         adapters.in_float32(self.model)  # TRL has made the adapter of a 4-bit base bfloat16
+        for parameter in self._trained():
+            peers.share(parameter.data)
         self.step_loss = torch.zeros((), device=args.device)
         self.step_tokens = torch.zeros((), device=args.device)
         self.step_norm = torch.zeros((), device=args.device)
@@ -202,12 +161,57 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         return loss
 
     def training_step(
-        self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor
     ) -> Tensor:
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._draw_anew()
+        if inputs.pop("supervised"):
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._nothing_to_learn()
         self.step_loss += loss
         self.step_tokens = num_items_in_batch
+        if self.accelerator.sync_gradients:
+            self._add_up()
         return loss
+
+    def _draw_anew(self) -> None:
+        """Make the draws of dropout a function of step, process and batch.
+
+        So a restart needs no state of generators, wherever it is, and no two processes have the
+        same masks.
+        """
+        place = f"{self._seed}:{self.state.global_step}:{self._peers.rank}:{self._batch}"
+        self._batch += 1
+        digest = hashlib.sha256(place.encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:_SEED_BYTES], "little", signed=True))
+
+    def _nothing_to_learn(self) -> Tensor:
+        """Stand in for a batch without rows, with all that a batch does but the gradients."""
+        loss = torch.zeros((), device=self.args.device, requires_grad=True)
+        self.accelerator.backward(loss)  # in float16 it prepares the scale of the gradients
+        return loss.detach()
+
+    def _add_up(self) -> None:
+        """Make loss and gradients those of all processes together."""
+        if self._peers.size == 1:
+            return
+        parameters = list(self._trained())
+        own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        together = torch.cat([self.step_loss.reshape(1), *(grad.reshape(-1) for grad in own)])
+        self._peers.add(together)
+        loss, *grads = together.split([1, *(grad.numel() for grad in own)])
+        self.step_loss = loss.reshape(())
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad.view_as(parameter)
+
+    def _trained(self) -> Iterator[Tensor]:
+        return (each for each in self.model.parameters() if each.requires_grad)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Tensor:
+        """Count the supervised tokens of the step that begins, over all processes."""
+        self._batch = 0
+        (tokens,) = self._peers.totals(sum(batch["supervised"] for batch in batch_samples))
+        return torch.tensor(float(tokens), device=device)
 
     def take_step_loss(self) -> Tensor:
         """Return the loss of the step that has just ended, and begin the next one's."""
@@ -217,8 +221,15 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
     def load_adapter(self, checkpoint_folder: Path) -> None:
         adapters.load_weights(self.model, checkpoint_folder)
 
-    def _get_train_sampler(self, _dataset: Any = None) -> EpochSampler:
-        return self._sampler
+    def get_train_dataloader(self) -> DataLoader:
+        return self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=self._batches,
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.step_norm = torch.as_tensor(super()._get_grad_norm(model, grad_norm))
@@ -229,6 +240,12 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
         self.load_adapter(Path(resume_from_checkpoint))
+
+    def _save_rng_state(self, _folder: str) -> None:
+        """Save none: nothing depends on it."""
+
+    def _load_rng_state(self, _folder: str | None) -> None:
+        """Load none: nothing depends on it."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none into checkpoints: the adapter gets its own."""

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qatune import interruption, log, recipe
+from qatune import config, interruption, log, recipe
 from qatune.errors import BadDataError, InterruptedRunError, QatuneError
+from qatune.launch import Place
 from qatune.model import adapters, card, checks, devices, trainer
 from qatune.model.configs import load_config
+from qatune.model.distributed import LostPeerError, Peers, join
 from qatune.model.journal import Journal, write_tensorboard
 from qatune.model.loading import LoadedModel, load_model, prepare_process
-from qatune.model.recorder import METRICS, Recorder, Uploads
+from qatune.model.recorder import METRICS, Recorder, Saved, Uploads
 from qatune.model.scoring import Row
 from qatune.store import checkpoints, sources
-from qatune.store.artifacts import StageRun
+from qatune.store.artifacts import StageRun, is_complete
 from qatune.store.objects import fetch
 
 
@@ -40,12 +42,32 @@ class _Rows:
     """Tokens of a row that are used."""
 
 
-def run(stage: StageRun) -> None:
+def run(stage: StageRun, place: Place | None = None) -> None:
+    """Train; as one of several processes if `place` says so. The first of them writes."""
+    prepare_process()
+    saved = Saved()
+    with _losses_explained(saved):
+        over = partial(is_complete, stage.store, stage.run, stage.stage, stage.recipe)
+        peers = join(place or Place(), over)
+        if peers:
+            _run(stage, peers, saved)
+            _end_together(peers)
+
+
+def _end_together(peers: Peers) -> None:
+    """Let none end before the manifest is there: it could not come again, if that fails."""
+    try:
+        peers.wait()
+    except LostPeerError:
+        if not peers.first:  # that one has written it
+            raise
+
+
+def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
     spec = stage.recipe.model
     with tempfile.TemporaryDirectory(prefix="qatune-train-") as name, stage.timed("working"):
         scratch = Path(name)
         with stage.timed("loading"):
-            prepare_process()
             found = sources.base_model(stage.store, stage.run, spec)
             files = found.files()
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
@@ -62,10 +84,26 @@ def run(stage: StageRun) -> None:
         model = adapters.create(loaded.model, stage.recipe.train.lora, stage.recipe.train.seed)
         _describe_model(stage, loaded, model)
         journal = Journal(scratch / METRICS)
-        _train(stage, model, loaded, rows=rows, journal=journal, scratch=scratch)
-        _count(stage, rows, journal)
+        task = _Task(stage, peers, saved, rows, journal, scratch)
+        _train(task, model, loaded)
+        if not peers.first:
+            return
+        _count(task)
         _write_outputs(stage, model, loaded, base=base, journal=journal, scratch=scratch)
     stage.finish()
+
+
+@contextmanager
+def _losses_explained(saved: Saved) -> Iterator[None]:
+    """Make of a lost process an interruption, if this start has moved the run on."""
+    try:
+        yield
+    except LostPeerError as error:
+        if not saved.moved:
+            raise
+        raise InterruptedRunError(
+            f"{error}; step {saved.step} is saved; run the same command again to go on"
+        ) from error
 
 
 def _checked_rows(stage: StageRun, model_config: Any, scratch: Path) -> _Rows:
@@ -138,34 +176,58 @@ def _describe_model(stage: StageRun, loaded: LoadedModel, model: Any) -> None:
     )  # fmt: skip
 
 
-def _train(
-    stage: StageRun,
-    model: Any,
-    loaded: LoadedModel,
-    *,
-    rows: _Rows,
-    journal: Journal,
-    scratch: Path,
-) -> None:
+@dataclass(frozen=True)
+class _Task:
+    """What a training works with besides its model."""
+
+    stage: StageRun
+    peers: Peers
+    saved: Saved
+    rows: _Rows
+    journal: Journal
+    scratch: Path
+
+    @property
+    def steps(self) -> int:
+        return trainer.total_steps(len(self.rows.train), self.train, self.peers.size)
+
+    @property
+    def train(self) -> config.Train:
+        return self.stage.recipe.train
+
+    @property
+    def checkpoints(self) -> str:
+        """Key prefix of the run's checkpoints."""
+        return self.stage.key("checkpoints/")
+
+    @property
+    def made_for(self) -> str:
+        """What a checkpoint depends on."""
+        return f"{recipe.digest(self.stage.recipe)} {self.stage.upstream['preprocess'][1]}"
+
+
+def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
     """Train to the last step; raise InterruptedRunError if a signal came before it."""
-    steps = trainer.total_steps(len(rows.train), stage.recipe.train)
-    made_for = f"{recipe.digest(stage.recipe)} {stage.upstream['preprocess'][1]}"
-    start, resumed = _resumed(stage, journal, scratch / "resumed", made_for)
+    steps, saved = task.steps, task.saved
+    resumed = _resumed(task)
+    start = saved.start
     with (
         interruption.watched() as stop,
-        stage.progress("training", steps, "steps") as progress,
-        _closing(Uploads(partial(_send, stage, made_for))) as uploads,
+        _progress(task) as progress,
+        _closing(Uploads(partial(_send, task), saved)) as uploads,
     ):
         recorder = Recorder(
-            journal,
-            rows.heldout,
-            train=stage.recipe.train,
+            task.journal,
+            task.rows.heldout,
+            train=task.train,
             pad_id=loaded.tokenizer.pad_token_id,
             uploads=uploads,
             interruption=stop,
             progress=progress,
+            peers=task.peers,
+            saved=saved,
         )
-        taught = _trainer(stage, model, loaded, recorder, rows=rows, steps=steps, scratch=scratch)
+        taught = _trainer(task, model, loaded, recorder)
         recorder.trainer = taught
         if resumed is None:
             recorder.measure(model, 0)
@@ -176,58 +238,71 @@ def _train(
         else:
             taught.train(resume_from_checkpoint=resumed and str(resumed))
         uploads.wait()
+        saved.step = task.peers.told(saved.step)
         done = max(taught.state.global_step, start)
         if done < steps:
-            _stop(done, steps, moved=uploads.durable > start)
-        _count_speed(stage, len(rows.train), done - start, time.monotonic() - began)
+            _stop(done, steps, moved=saved.moved)
+        _count_speed(task, done - start, time.monotonic() - began)
 
 
-def _resumed(
-    stage: StageRun, journal: Journal, folder: Path, made_for: str
-) -> tuple[int, Path | None]:
-    """Fetch the newest checkpoint and its journal; return its step and folder, 0 without one."""
-    found = checkpoints.newest(stage.store, stage.key("checkpoints/"), folder, made_for)
-    step, path = (found[0].step, found[1]) if found else (0, None)
+class _Unseen:
+    def advance(self, count: int = 1, **shown: float | str) -> None:
+        """Show nothing: the first process shows how far all are."""
+
+
+def _progress(task: _Task) -> AbstractContextManager[log.Progress]:
+    if task.peers.first:
+        return task.stage.progress("training", task.steps, "steps")
+    return nullcontext(_Unseen())
+
+
+def _resumed(task: _Task) -> Path | None:
+    """Fetch the newest checkpoint and its journal, the same in all processes; None without one."""
+    stage, peers, made_for = task.stage, task.peers, task.made_for
+    where, folder = (stage.store, task.checkpoints), task.scratch / "resumed"
+    newest = None
+    if peers.first:
+        newest = checkpoints.newest(*where, folder, made_for, processes=peers.size)
+    found, path = newest or (None, None)
+    found = peers.told(found)
+    if found and not peers.first:
+        path = checkpoints.get(*where, found, folder, made_for, processes=peers.size)
+    task.saved.start = task.saved.step = found.step if found else 0
+    stage.counters["resumed_from_step"] = task.saved.start
     if path is not None:
-        shutil.copyfile(path / METRICS, journal.path)
-        log.get().info("going on from a checkpoint", step=step)
-    stage.counters["resumed_from_step"] = step
-    return step, path
+        shutil.copyfile(path / METRICS, task.journal.path)
+        log.get().info("going on from a checkpoint", step=task.saved.start)
+    return path
 
 
-def _send(stage: StageRun, made_for: str, step: int, folder: Path) -> None:
+def _send(task: _Task, step: int, folder: Path) -> None:
     """Put a checkpoint into the store, and take away those that it makes superfluous."""
-    prefix = stage.key("checkpoints/")
-    saved = checkpoints.save(stage.store, prefix, step, folder, made_for)
-    checkpoints.prune(stage.store, prefix, saved, stage.recipe.train.save_total_limit)
+    store, prefix = task.stage.store, task.checkpoints
+    saved = checkpoints.save(store, prefix, step, folder, task.made_for, processes=task.peers.size)
+    checkpoints.prune(store, prefix, saved, task.train.save_total_limit)
 
 
 def _trainer(
-    stage: StageRun,
-    model: Any,
-    loaded: LoadedModel,
-    recorder: Recorder,
-    *,
-    rows: _Rows,
-    steps: int,
-    scratch: Path,
+    task: _Task, model: Any, loaded: LoadedModel, recorder: Recorder
 ) -> trainer.AdapterTrainer:
-    train = stage.recipe.train
+    rows = task.rows
     return trainer.AdapterTrainer(
         model,
         datasets.Dataset(rows.train),
         rows.lengths.tolist(),
-        train=train,
+        train=task.train,
         args=trainer.settings(
-            train,
-            optim=trainer.optimizer_name(train.optim, loaded.device, stage.note),
+            task.train,
+            optim=trainer.optimizer_name(task.train.optim, loaded.device, task.stage.note),
             loaded=loaded,
-            steps=steps,
-            folder=scratch / "checkpoints",
+            steps=task.steps,
+            folder=task.scratch / "checkpoints",
+            saves=task.peers.first,
         ),
         tokenizer=loaded.tokenizer,
         limit=rows.limit,
         callbacks=[recorder],
+        peers=task.peers,
     )
 
 
@@ -247,18 +322,20 @@ def _stop(done: int, steps: int, *, moved: bool) -> None:
     )
 
 
-def _count_speed(stage: StageRun, rows: int, steps: int, seconds: float) -> None:
+def _count_speed(task: _Task, steps: int, seconds: float) -> None:
     """Rows per second of this start; a run that went on has counted its earlier ones."""
-    train = stage.recipe.train
-    in_step = min(train.per_device_train_batch_size * train.gradient_accumulation_steps, rows)
-    stage.counters["samples_per_second"] = round(steps * in_step / max(seconds, 1e-9), 3)
+    train = task.train
+    in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    rows = steps * min(in_step * task.peers.size, len(task.rows.train))
+    task.stage.counters["samples_per_second"] = round(rows / max(seconds, 1e-9), 3)
 
 
-def _count(stage: StageRun, rows: _Rows, journal: Journal) -> None:
-    lines = journal.lines()
+def _count(task: _Task) -> None:
+    stage, rows, lines = task.stage, task.rows, task.journal.lines()
     steps = [line for line in lines if "loss" in line]
     heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
     stage.counters |= {
+        "world_size": task.peers.size,
         "steps": len(steps),
         "epochs": round(steps[-1]["epoch"], 6),
         "rows": len(rows.train),

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qatune import log
-from qatune.errors import MissingInputError
+from qatune.errors import MissingInputError, UsageError
 from qatune.store.objects import ObjectRef, Store, create_once, fetch
 
 _MANIFEST = "checkpoint.json"
@@ -26,6 +26,7 @@ class _Manifest(BaseModel):
     format: int = 1
     step: int
     made_for: str
+    processes: int = 1
     files: list[ObjectRef]
     """Keys are relative to the checkpoint's folder."""
 
@@ -37,10 +38,13 @@ class Checkpoint:
     """Key prefix, with the slash at its end."""
 
 
-def save(store: Store, prefix: str, step: int, folder: Path, made_for: str) -> Checkpoint:
+def save(
+    store: Store, prefix: str, step: int, folder: Path, made_for: str, *, processes: int = 1
+) -> Checkpoint:
     """Upload a folder; when this returns, the checkpoint is durable.
 
-    `made_for` names what the checkpoint can be used with: `newest` wants the same.
+    `made_for` names what the checkpoint can be used with: `newest` wants the same. So it does of
+    the number of processes that train together, as each adds to the batch.
     """
     saved = Checkpoint(step, f"{prefix}step-{step:08d}/{uuid.uuid4().hex[:8]}/")
     files = []
@@ -48,24 +52,33 @@ def save(store: Store, prefix: str, step: int, folder: Path, made_for: str) -> C
         name = path.relative_to(folder).as_posix()
         ref = create_once(store, saved.folder + name, path)
         files.append(ObjectRef(name, ref.sha256, ref.size))
-    manifest = _Manifest(step=step, made_for=made_for, files=files)
+    manifest = _Manifest(step=step, made_for=made_for, processes=processes, files=files)
     create_once(store, saved.folder + _MANIFEST, manifest.model_dump_json(indent=1).encode())
     return saved
 
 
 def newest(
-    store: Store, prefix: str, folder: Path, made_for: str
+    store: Store, prefix: str, folder: Path, made_for: str, *, processes: int = 1
 ) -> tuple[Checkpoint, Path] | None:
-    """Fetch the newest valid checkpoint below `folder`; warn of each one that is skipped."""
+    """Fetch the newest valid checkpoint below `folder`; warn of each one that is skipped.
+
+    Raises UsageError if it is of another number of processes.
+    """
     for found in sorted(_listed(store, prefix), reverse=True):
-        path = folder / found.folder.removeprefix(prefix)
         try:
-            _fetch(store, found, path, made_for)
+            return found, get(store, prefix, found, folder, made_for, processes=processes)
         except MissingInputError as error:
             log.get().warning("checkpoint skipped", checkpoint=found.folder, reason=str(error))
-        else:
-            return found, path
     return None
+
+
+def get(
+    store: Store, prefix: str, found: Checkpoint, folder: Path, made_for: str, *, processes: int = 1
+) -> Path:
+    """Fetch this one below `folder`; raise MissingInputError if it is not whole."""
+    path = folder / found.folder.removeprefix(prefix)
+    _fetch(store, found, path, made_for, processes)
+    return path
 
 
 def prune(store: Store, prefix: str, saved: Checkpoint, keep: int) -> None:
@@ -96,7 +109,7 @@ def _listed(store: Store, prefix: str) -> dict[Checkpoint, bool]:
     return listed
 
 
-def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str) -> None:
+def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str, processes: int) -> None:
     key = found.folder + _MANIFEST
     if store.stat(key) is None:
         raise MissingInputError("its upload was cut off")
@@ -106,6 +119,12 @@ def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str) -> None
         raise MissingInputError("its manifest is damaged") from None
     if manifest.made_for != made_for or manifest.step != found.step:
         raise MissingInputError("it belongs to another recipe or other rows")
+    if manifest.processes != processes:
+        raise UsageError(
+            f"{processes} processes train together (--nodes times --processes), but "
+            f"{store.uri}/{found.folder} was made by {manifest.processes}: batches would be of "
+            f"another size; go on with {manifest.processes}, or choose another --run"
+        )
     for ref in manifest.files:
         fetch(store, ObjectRef(found.folder + ref.key, ref.sha256, ref.size), folder / ref.key)
 
