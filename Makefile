@@ -107,6 +107,10 @@ images/preprocess images/train images/generate: images/%: images/dependencies
 		--build-arg PARENT_IMAGE=$(IMAGE_PREFIX)dependencies:$(TAG) \
 		--build-arg TORCH_INDEX=$(TORCH_INDEX) $(LABEL_ARGS) .
 
+.PHONY: pin
+pin: setup ## write the digests of the base images where their tags stand; with REGISTRY= print those of pushed images
+	@$(BIN)/python scripts/pin_images.py $(if $(REGISTRY),$(IMAGE_PREFIX) $(TAG))
+
 .PHONY: clean
 clean: ## remove the virtual environment and caches; runs and models stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
