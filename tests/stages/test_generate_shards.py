@@ -297,6 +297,20 @@ def test_an_input_that_changes_between_shards_is_refused(llama, store, tmp_path)
     assert manifest(store) is None
 
 
+def test_whoever_finishes_has_read_the_same_input(llama, store, tmp_path, monkeypatch):
+    path = tmp_path / "asked.csv"
+    path.write_text("question\nfirst\n")
+    ours = answering.recipe(llama, input=str(path), adapter="none")
+    stage = StageRun.open(store, RUN, "generate", ours)
+    monkeypatch.setattr(StageRun, "complete", killed)
+    with pytest.raises(KilledError):
+        start(stage, 0, of=1)
+    monkeypatch.undo()
+    path.write_text("question\nother\n")
+    with pytest.raises(MissingInputError, match=r"asked.csv: not the same for all shards"):
+        start(stage, 0, of=1)
+
+
 def test_a_lost_part_is_found_before_the_manifest_is_written(stage, store, monkeypatch):
     records = shard_records.load_records
 

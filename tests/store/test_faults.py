@@ -1,5 +1,6 @@
 """A bucket that misbehaves: every answer that a client must not take as it is."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -159,6 +160,7 @@ def test_of_two_downloads_at_once_the_slower_takes_the_result_of_the_other(
 def test_of_several_processes_of_a_machine_one_downloads(server, tmp_path, monkeypatch):
     monkeypatch.setenv("QATUNE_CACHE", str(tmp_path))
     server.objects |= {"m/config.json": b"{}", "m/model.safetensors": b"weights" * 1000}
+    server.faults.append(Fault("GET", call=lambda: time.sleep(0.2), times=100))
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: model_folder("s3://bucket/m", None), range(8)))
     assert len(found) == 1
