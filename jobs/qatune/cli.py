@@ -254,6 +254,8 @@ def doctor(store_uri: str, stage: str | None) -> None:
 
 
 cli.add_command(cluster_commands.coordinate)
+cli.add_command(cluster_commands.explain)
+cli.add_command(cluster_commands.status)
 
 
 def _recipe(name: str, overrides: tuple[str, ...]) -> "Recipe":

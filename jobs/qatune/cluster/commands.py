@@ -1,9 +1,14 @@
 """The commands that know the cluster. Heavy modules are imported by the command that needs them."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from qatune.errors import UsageError
-from qatune.options import run_option, store_option
+from qatune.errors import QatuneError, UsageError
+from qatune.options import run_argument, run_option, store_option
+
+if TYPE_CHECKING:
+    from qatune.cluster.status import Status
 
 STAGES = ("preprocess", "train", "generate", "evaluate")
 
@@ -55,3 +60,72 @@ def coordinate(
 
     ours, store = recipe.load(recipe_name), open_store(store_uri)
     Coordinator(connect(namespace), store, run_name, ours, names, name, queue).coordinate()
+
+
+_namespace_option = click.option(
+    "--namespace", "-n", envvar="QATUNE_NAMESPACE", help="Where the run is [default: kubectl's]."
+)
+_context_option = click.option("--context", help="Context of the kubeconfig [default: kubectl's].")
+
+
+@click.command()
+@run_argument
+@_namespace_option
+@_context_option
+def explain(run_name: str, namespace: str | None, context: str | None) -> None:
+    """Say what RUN is doing in the cluster, or why it is not running."""
+    from qatune.cluster import client, diagnosis, facts
+
+    click.echo(diagnosis.explain(facts.gather(client.connect(namespace, context), run_name)))
+
+
+@click.command()
+@run_argument
+@_namespace_option
+@_context_option
+@click.option(
+    "--store",
+    "store_uri",
+    envvar="QATUNE_STORE",
+    help="Folder or s3://bucket/prefix [default: the run's own].",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, or for scripts.",
+)
+def status(
+    run_name: str, namespace: str | None, context: str | None, store_uri: str | None, output: str
+) -> None:
+    """Show where RUN is: its stages, their pods, and how far they are."""
+    from qatune.cluster import status as found
+
+    where = _status(run_name, namespace, context, store_uri)
+    if output == "json":
+        click.echo(where.as_json())
+    else:
+        found.show(where)
+
+
+def _status(
+    run_name: str, namespace: str | None, context: str | None, store_uri: str | None
+) -> "Status":
+    """Ask the cluster and the store; where there is no cluster, the store alone."""
+    from qatune.cluster import client, facts, status
+    from qatune.store.opening import open_store
+
+    try:
+        cluster = client.connect(namespace, context)
+    except client.NoClusterError:
+        if store_uri is None:
+            raise
+        return status.from_store(open_store(store_uri), run_name)
+    known = facts.gather(cluster, run_name)
+    uri = store_uri or next((job.store for job in known.stages if job.store), None)
+    try:
+        store = open_store(uri) if uri else None
+    except QatuneError as error:
+        return status.from_cluster(known, None, [f"no progress: {error}"])
+    return status.from_cluster(known, store)

@@ -55,10 +55,15 @@ def what_failed(job: StageJob) -> str:
 
 
 def way_out(job: StageJob) -> str:
-    return (
-        f"mend the cause (`qatune explain {job.run}` names it), then "
-        f"helm upgrade {job.release} --set run.attempt={job.attempt + 1}"
-    )
+    return f"mend the cause (`qatune explain {job.run}` names it), then {upgrade(job)}"
+
+
+def then_upgrade(job: StageJob) -> str:
+    return f"mend it, then {upgrade(job)}"
+
+
+def upgrade(job: StageJob) -> str:
+    return f"helm upgrade {job.release} --set run.attempt={job.attempt + 1}"
 
 
 def indexes(text: str) -> list[int]:

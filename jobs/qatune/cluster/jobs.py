@@ -11,7 +11,6 @@ COORDINATOR = "coordinator"
 STORE, AFTER = "qatune/store", "qatune/after"
 RELEASED_AT, BLOCKED = "qatune/released-at", "qatune/blocked"
 KUEUE_QUEUE, QUEUE = "kueue.x-k8s.io/queue-name", "qatune/queue"
-PARKED = "qatune-parked"
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,9 @@ class StageJob:
     failure: Condition | None
 
     @property
-    def ended(self) -> bool:
-        return self.complete is not None or self.failure is not None
-
-    @property
-    def parked(self) -> bool:
-        return self.label_queue == PARKED
+    def sharded(self) -> bool:
+        """Tell whether each of its pods works for itself."""
+        return self.stage == "generate" and self.indexed and self.completions > 1
 
 
 def read(found: Mapping[str, Any]) -> StageJob:

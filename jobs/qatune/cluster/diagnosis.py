@@ -1,0 +1,198 @@
+"""What a run is doing, or why it is not running, in one sentence. Pure."""
+
+from datetime import datetime
+
+from qatune.cluster import failures, waiting
+from qatune.cluster.facts import Event, Exit, Facts, Pod, is_pod_of
+from qatune.cluster.jobs import StageJob
+
+_GONE = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "Killing")
+"""Events of pods that somebody else ended."""
+_OUT_OF_MEMORY = "OOMKilled"
+_INTERRUPTED = 75
+
+
+def explain(facts: Facts) -> str:
+    """Go along the stages to the first that is not complete."""
+    for position, job in enumerate(facts.stages):
+        if job.complete is None or job.blocked:
+            return _of_stage(facts, job, facts.stages[position - 1] if position else None)
+    return _complete(facts)
+
+
+def _complete(facts: Facts) -> str:
+    if not facts.stages:
+        return f"run {facts.run} has no stage: all of them are disabled"
+    job = facts.stages[-1]
+    assert job.complete is not None
+    end = f"{facts.run} is complete since {_time(job.complete.at)}"
+    page = "report.html" if job.stage == "evaluate" else "manifest.json"
+    what = "the report" if job.stage == "evaluate" else "its last manifest"
+    if job.store is None:
+        return end
+    return f"{end}; {what} lies at {job.store.rstrip('/')}/runs/{job.run}/{job.stage}/{page}"
+
+
+def _of_stage(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
+    if job.failure:
+        return failed(facts, job)
+    if job.blocked:
+        return job.blocked
+    if job.suspended:
+        return _suspended(facts, job, upstream)
+    return waiting_or_running(facts, job)
+
+
+def _suspended(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
+    if job.released_at is None:
+        return _unreleased(facts, job, upstream)
+    if job.label_queue:
+        return (
+            f"{job.stage} is parked behind Kueue queue {job.label_queue} since {job.released_at}: "
+            "Kueue starts it when the queue has room "
+            f"(kubectl get workloads --namespace {facts.namespace})"
+        )
+    return (
+        f"{job.stage} was suspended by hand after its release; resume it with kubectl patch job "
+        f'{job.name} --namespace {facts.namespace} --patch \'{{"spec":{{"suspend":false}}}}\''
+    )
+
+
+def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
+    """Nothing keeps the stage back but the coordinator: look at that one."""
+    ready = f"{upstream.stage} is complete" if upstream else "nothing is before it"
+    coordinator = facts.coordinator
+    if coordinator is None:
+        return (
+            f"{job.stage} is not released, though {ready}: the coordinator's Job is gone; bring it "
+            f"back with helm upgrade {job.release}"
+        )
+    if coordinator.failure:
+        return f"{job.stage} is not released: {_coordinator_failed(facts, coordinator)}"
+    if coordinator.complete or coordinator.suspended:
+        state = "suspended" if coordinator.suspended else "complete already"
+        return f"{job.stage} is not released: the coordinator is {state}"
+    if any(pod.running for pod in facts.pods_of(coordinator)):
+        return f"{job.stage} is about to be released by the coordinator"
+    said = waiting.why(facts, coordinator) or "the coordinator has no pod yet"
+    return f"{job.stage} waits for the coordinator: {said}"
+
+
+def _coordinator_failed(facts: Facts, coordinator: StageJob) -> str:
+    exit_ = _last_exit(facts, coordinator)
+    told = _with_message(exit_) if exit_ else failures.what_failed(coordinator)
+    said = f"the coordinator failed with {told}" if exit_ else told
+    return f"{said}; {failures.then_upgrade(coordinator)}"
+
+
+def failed(facts: Facts, job: StageJob) -> str:
+    """Say why a stage failed, best in the words of its last pod."""
+    exit_ = _last_exit(facts, job)
+    evicted = [pod for pod in facts.pods_of(job) if pod.evicted]
+    if exit_ and exit_.reason == _OUT_OF_MEMORY:
+        return f"{_killed_for_memory(facts, job)}, then {failures.upgrade(job)}"
+    if evicted and not (exit_ and exit_.message):
+        return f"{job.stage} was evicted: {evicted[-1].evicted}; {failures.then_upgrade(job)}"
+    told = failures.what_failed(job)
+    if exit_ and (job.failure is None or not job.failed_indexes):
+        told = f"{job.stage} failed with {_with_message(exit_)}"
+    elif exit_:
+        told = f"{told}; the last with {_with_message(exit_)}"
+    return f"{told}; {failures.then_upgrade(job)}"
+
+
+def _with_message(end: Exit) -> str:
+    """Put code and the pod's last words together: `65: column 'answer' not found`."""
+    words = end.message.removeprefix(f"{end.code}: ")
+    return f"{end.code}: {words}" if words else failures.with_meaning(end.code)
+
+
+def _killed_for_memory(facts: Facts, job: StageJob) -> str:
+    limits = [pod.memory_limit for pod in facts.pods_of(job) if pod.memory_limit]
+    limit = f" at its limit of {limits[-1]}" if limits else ", as its node had none left"
+    return (
+        f"{job.stage} was killed for memory{limit}; "
+        f"raise stages.{job.stage}.resources.limits.memory"
+    )
+
+
+def waiting_or_running(facts: Facts, job: StageJob) -> str:
+    said = waiting.why(facts, job)
+    before = interruption(facts, job)
+    if said:
+        return f"{said} (before: {before})" if before else said
+    running = [pod for pod in facts.pods_of(job) if pod.running]
+    if running:
+        return _running(job, running, before)
+    leaving = [pod for pod in facts.pods_of(job) if pod.deleting]
+    if leaving:
+        reason = before or f"pod {leaving[-1].name} is being deleted"
+        return f"{job.stage} is interrupted: {reason}; it goes on in a new pod, progress is saved"
+    if before:
+        return f"{job.stage} is about to start again: {before}"
+    return f"{job.stage} is released; its pod is about to be created"
+
+
+def _running(job: StageJob, running: list[Pod], before: str | None) -> str:
+    since = min(pod.running_since for pod in running if pod.running_since)
+    nodes = sorted({pod.node for pod in running if pod.node})
+    where = f"on {nodes[0]}" if len(nodes) == 1 else f"on {len(nodes)} nodes"
+    done = f", {job.succeeded} of {job.completions} shards are done" if job.sharded else ""
+    done += f", failed for good: {job.failed_indexes}" if job.failed_indexes else ""
+    pods = "" if len(running) == 1 else f" in {len(running)} pods"
+    again = f"; before: {before}" if before else ""
+    return f"{job.stage} is running{pods} {where} since {_time(since)}{done}{again}"
+
+
+def interruption(facts: Facts, job: StageJob) -> str | None:
+    """Say how the last pod that is over came to its end, if that was not its own."""
+    over = [pod for pod in facts.pods_of(job) if pod.exit or pod.evicted or pod.disrupted]
+    if over:
+        return _ended(facts, job, over[-1])
+    there = {pod.name for pod in facts.pods}
+    gone = [
+        event
+        for event in facts.events
+        if event.kind == "Pod"
+        and event.reason in _GONE
+        and is_pod_of(event.name, job.name)
+        and event.name not in there
+    ]
+    return _gone(gone[-1]) if gone else None
+
+
+def _gone(event: Event) -> str:
+    why = {
+        "Evicted": f"was evicted ({event.message})",
+        "Preempted": "made room for a pod of higher priority",
+        "TaintManagerEviction": "was evicted by a taint of its node",
+        "NodeNotReady": "lost its node",
+        "Killing": "was deleted",
+    }[event.reason]
+    return f"pod {event.name} {why} at {_time(event.at)} and is replaced, progress is saved"
+
+
+def _ended(facts: Facts, job: StageJob, pod: Pod) -> str | None:
+    if pod.evicted is not None:
+        return f"pod {pod.name} was evicted ({pod.evicted}) and is replaced, progress is saved"
+    if pod.disrupted is not None:
+        return f"pod {pod.name} was ended ({pod.disrupted}) and is replaced, progress is saved"
+    if pod.exit is None or pod.exit.code == 0:
+        return None
+    if pod.exit.reason == _OUT_OF_MEMORY:
+        return _killed_for_memory(facts, job)
+    return f"pod {pod.name} ended with {_with_message(pod.exit)}"
+
+
+def _last_exit(facts: Facts, job: StageJob) -> Exit | None:
+    """Return how the last pod that failed ended, if that was by itself."""
+    ends = [
+        pod.exit
+        for pod in facts.pods_of(job)
+        if pod.exit and pod.exit.code and pod.exit.code != _INTERRUPTED
+    ]
+    return max(ends, key=lambda end: end.at.timestamp() if end.at else 0.0, default=None)
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
