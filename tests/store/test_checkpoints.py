@@ -1,5 +1,6 @@
 import pytest
 
+from qatune.errors import UsageError
 from qatune.store import checkpoints
 from qatune.store.memory import MemoryStore
 
@@ -13,12 +14,12 @@ def store():
 
 @pytest.fixture
 def save(store, tmp_path):
-    def saved(step, made_for="this"):
+    def saved(step, made_for="this", **given):
         folder = tmp_path / f"local-{step}"
         folder.mkdir(exist_ok=True)
         (folder / "weights").write_bytes(f"weights of {step}".encode())
         (folder / "state").write_bytes(b"state")
-        return checkpoints.save(store, PREFIX, step, folder, made_for)
+        return checkpoints.save(store, PREFIX, step, folder, made_for, **given)
 
     return saved
 
@@ -30,6 +31,12 @@ def newest(store, tmp_path, made_for="this"):
 
 def steps(store):
     return sorted({int(key.split("step-")[1][:8]) for key in store.keys(PREFIX)})
+
+
+def test_more_processes_or_fewer_cannot_go_on_from_it(save, store, tmp_path):
+    save(4, processes=2)
+    with pytest.raises(UsageError, match=r"^1 processes train together .* was made by 2: "):
+        newest(store, tmp_path)
 
 
 def test_there_is_none_at_first(store, tmp_path):

@@ -1,7 +1,9 @@
+from itertools import chain
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qatune.data.order import epoch_order
+from qatune.data.order import epoch_order, own_batches
 
 LENGTHS = st.lists(st.integers(1, 1000), max_size=300)
 
@@ -18,6 +20,18 @@ def test_the_order_depends_on_nothing_else(lengths, seed, grouped):
         epoch_order(lengths, seed=seed, epoch=3, batch_size=4, grouped=grouped) for _ in range(2)
     ]
     assert again[0] == again[1]
+
+
+@given(st.integers(0, 60), st.integers(1, 5), st.integers(1, 4))
+def test_processes_divide_each_batch_of_all(rows, batch_size, processes):
+    order = list(range(rows))
+    shares = [
+        own_batches(order, batch_size=batch_size, rank=rank, processes=processes)
+        for rank in range(processes)
+    ]
+    together = own_batches(order, batch_size=batch_size * processes)
+    assert [list(chain(*batches)) for batches in zip(*shares, strict=True)] == together
+    assert list(chain(*together)) == order
 
 
 def test_epochs_and_seeds_differ():
