@@ -10,6 +10,7 @@ _GONE = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "Killin
 """Events of pods that somebody else ended."""
 _OUT_OF_MEMORY = "OOMKilled"
 _INTERRUPTED = 75
+_REPLACED = " and is replaced, progress is saved"
 
 
 def explain(facts: Facts) -> str:
@@ -79,25 +80,27 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
 
 
 def _coordinator_failed(facts: Facts, coordinator: StageJob) -> str:
-    exit_ = _last_exit(facts, coordinator)
-    told = _with_message(exit_) if exit_ else failures.what_failed(coordinator)
-    said = f"the coordinator failed with {told}" if exit_ else told
-    return f"{said}; {failures.then_upgrade(coordinator)}"
+    """Repeat its own last words; they say what to do."""
+    last = _last_failed(facts, coordinator)
+    if last is None or last.exit is None:
+        return f"{failures.what_failed(coordinator)}; {failures.then_upgrade(coordinator)}"
+    return f"the coordinator failed with {_with_message(last.exit)}"
 
 
 def failed(facts: Facts, job: StageJob) -> str:
     """Say why a stage failed, best in the words of its last pod."""
-    exit_ = _last_exit(facts, job)
-    evicted = [pod for pod in facts.pods_of(job) if pod.evicted]
-    if exit_ and exit_.reason == _OUT_OF_MEMORY:
-        return f"{_killed_for_memory(facts, job)}, then {failures.upgrade(job)}"
-    if evicted and not (exit_ and exit_.message):
-        return f"{job.stage} was evicted: {evicted[-1].evicted}; {failures.then_upgrade(job)}"
+    last = _last_failed(facts, job)
     told = failures.what_failed(job)
-    if exit_ and (job.failure is None or not job.failed_indexes):
-        told = f"{job.stage} failed with {_with_message(exit_)}"
-    elif exit_:
-        told = f"{told}; the last with {_with_message(exit_)}"
+    if last is None or last.exit is None:
+        return f"{told}; {failures.then_upgrade(job)}"
+    if last.exit.reason == _OUT_OF_MEMORY:
+        return f"{_killed_for_memory(facts, job)}, then {failures.upgrade(job)}"
+    if last.evicted is not None:
+        return f"{job.stage} was evicted: {last.evicted}; {failures.then_upgrade(job)}"
+    end = _with_message(last.exit)
+    told = f"{told}; the last with {end}" if job.sharded else f"{job.stage} failed with {end}"
+    if not last.exit.message:
+        told += f"; its log: kubectl logs {last.name} --namespace {facts.namespace}"
     return f"{told}; {failures.then_upgrade(job)}"
 
 
@@ -126,8 +129,8 @@ def waiting_or_running(facts: Facts, job: StageJob) -> str:
         return _running(job, running, before)
     leaving = [pod for pod in facts.pods_of(job) if pod.deleting]
     if leaving:
-        reason = before or f"pod {leaving[-1].name} is being deleted"
-        return f"{job.stage} is interrupted: {reason}; it goes on in a new pod, progress is saved"
+        reason = before or f"pod {leaving[-1].name} is being deleted{_REPLACED}"
+        return f"{job.stage} is interrupted: {reason}"
     if before:
         return f"{job.stage} is about to start again: {before}"
     return f"{job.stage} is released; its pod is about to be created"
@@ -169,14 +172,14 @@ def _gone(event: Event) -> str:
         "NodeNotReady": "lost its node",
         "Killing": "was deleted",
     }[event.reason]
-    return f"pod {event.name} {why} at {_time(event.at)} and is replaced, progress is saved"
+    return f"pod {event.name} {why} at {_time(event.at)}{_REPLACED}"
 
 
 def _ended(facts: Facts, job: StageJob, pod: Pod) -> str | None:
     if pod.evicted is not None:
-        return f"pod {pod.name} was evicted ({pod.evicted}) and is replaced, progress is saved"
+        return f"pod {pod.name} was evicted ({pod.evicted}){_REPLACED}"
     if pod.disrupted is not None:
-        return f"pod {pod.name} was ended ({pod.disrupted}) and is replaced, progress is saved"
+        return f"pod {pod.name} was ended ({pod.disrupted}){_REPLACED}"
     if pod.exit is None or pod.exit.code == 0:
         return None
     if pod.exit.reason == _OUT_OF_MEMORY:
@@ -184,14 +187,14 @@ def _ended(facts: Facts, job: StageJob, pod: Pod) -> str | None:
     return f"pod {pod.name} ended with {_with_message(pod.exit)}"
 
 
-def _last_exit(facts: Facts, job: StageJob) -> Exit | None:
-    """Return how the last pod that failed ended, if that was by itself."""
+def _last_failed(facts: Facts, job: StageJob) -> Pod | None:
+    """Return the pod that failed last, of those that were not told to stop."""
     ends = [
-        pod.exit
+        (pod.exit.at.timestamp() if pod.exit.at else 0.0, pod)
         for pod in facts.pods_of(job)
         if pod.exit and pod.exit.code and pod.exit.code != _INTERRUPTED
     ]
-    return max(ends, key=lambda end: end.at.timestamp() if end.at else 0.0, default=None)
+    return max(ends, key=lambda end: end[0])[1] if ends else None
 
 
 def _time(at: datetime) -> str:

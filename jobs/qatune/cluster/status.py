@@ -164,7 +164,7 @@ def show(status: Status) -> None:
     console.print(table)
     for line in status.stages:
         if line.reason:
-            console.print(escape(f"{line.stage}: {line.reason}"), soft_wrap=True)
+            console.print(escape(line.reason), soft_wrap=True)
     for note in status.notes:
         console.print(escape(note), soft_wrap=True)
 

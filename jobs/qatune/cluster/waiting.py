@@ -176,4 +176,5 @@ def _who(facts: Facts, job: StageJob, waiting: Sequence[Pod]) -> str:
     if not running:
         return f"{job.stage} waits"
     verb = "waits" if len(waiting) == 1 else "wait"
-    return f"{job.stage} runs in {running} pods, and {len(waiting)} more {verb}"
+    pods = "1 pod" if running == 1 else f"{running} pods"
+    return f"{job.stage} runs in {pods}, and {len(waiting)} more {verb}"
