@@ -3,7 +3,6 @@
 import json
 import os
 import tomllib
-import uuid
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,19 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def namespace():
+    """A namespace in which all pods have been started at once; each test waits for its own."""
     e2e.require()
-    yield from e2e.namespace()
+    made = e2e.namespace()
+    found = next(made)
+    for image in MODULES:
+        start(found, pod(f"version-{image}", image, args=["--version"]))
+        start(found, pod(f"inside-{image}", image, command=["sh", "-c", inspection(image)]))
+    yield found
+    made.close()
+
+
+def start(namespace, manifest):
+    namespace.kubectl("create", "--filename", "-", stdin=json.dumps(manifest))
 
 
 def inspection(image):
@@ -95,10 +105,8 @@ def pod(name, image, **container):
     }
 
 
-def said(namespace, manifest):
-    """Run a pod to its end; return its output."""
-    name = manifest["metadata"]["name"]
-    namespace.kubectl("apply", "--filename", "-", stdin=json.dumps(manifest))
+def said(namespace, name):
+    """Wait for a pod's end; return its output."""
 
     def ended():
         phase = namespace.get("pod", name)["status"]["phase"]
@@ -112,15 +120,13 @@ def said(namespace, manifest):
 
 @pytest.mark.parametrize("image", MODULES)
 def test_an_image_asked_for_its_version_gives_it(namespace, image):
-    name = f"version-{image}-{uuid.uuid4().hex[:4]}"
-    output = said(namespace, pod(name, image, args=["--version"]))
+    output = said(namespace, f"version-{image}")
     assert output == [f"qatune, version {PROJECT['version']}"]
 
 
 @pytest.mark.parametrize("image", MODULES)
 def test_an_image_has_what_its_stages_need_and_no_more(namespace, image):
-    name = f"inside-{image}-{uuid.uuid4().hex[:4]}"
-    output = said(namespace, pod(name, image, command=["sh", "-c", inspection(image)]))
+    output = said(namespace, f"inside-{image}")
     assert output[1:3] == ["10001", "touch: cannot touch '/opt/x': Read-only file system"]
     assert output[3:7] == [f"no {each}" for each in ABSENT]
     for stage in STAGES.get(image, ()):

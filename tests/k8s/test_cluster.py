@@ -151,9 +151,14 @@ def test_a_run_writes_to_the_trial_s3_and_reads_from_it(namespace, tmp_path, sea
     apply(tmp_path, "s3-trial", namespace.name, [on_no_disk(seaweed_image)])
     namespace.kubectl("rollout", "status", "statefulset/s3", "--timeout=60s")
     assert written(namespace, "first") == "Succeeded"
-    namespace.kubectl("delete", "pod", "s3-0")
-    namespace.kubectl("rollout", "status", "statefulset/s3", "--timeout=60s")
+    namespace.kubectl("exec", "s3-0", "--", "sh", "-c", "kill 1")
+    e2e.wait_for("the server's second start", 60, lambda: restarted(namespace))
     assert written(namespace, "after-a-restart") == "Succeeded"
+
+
+def restarted(namespace):
+    (status,) = namespace.get("pod", "s3-0")["status"]["containerStatuses"]
+    return status["restartCount"] == 1 and status["ready"]
 
 
 def written(namespace, name):
