@@ -182,6 +182,18 @@ SENTENCES = {
         a_run(COMPLETE, a_job("train"), pods=[AT_WORK], coordinator=COORDINATOR),
         r"train is about to be released by the coordinator",
     ),
+    "late to be released": (
+        a_run(
+            replace(COMPLETE, complete=replace(DONE, at=NOW - timedelta(minutes=1))),
+            a_job("train"),
+            pods=[AT_WORK],
+            coordinator=COORDINATOR,
+        ),
+        (
+            r"train is not released, though preprocess is complete: the coordinator runs, and "
+            r"says why: kubectl logs job/demo-coordinator --namespace ml"
+        ),
+    ),
     "no coordinator": (
         a_run(a_job("preprocess")),
         (

@@ -169,7 +169,7 @@ class Coordinator:
         sentence = f"{reason}; {failures.way_out(job)}"
         for stage in self._ahead[1:]:
             later = self._read(stage)
-            if later.suspended and later.blocked != sentence:
+            if later.suspended:
                 self.cluster.patch_job(later.name, _blocked_patch(later, sentence))
         self.cluster.apply_event(self.event_name, failure_event(self.event_name, job, sentence))
         raise StageFailedError(sentence)

@@ -10,6 +10,7 @@ _GONE = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "Killin
 """Events of pods that somebody else ended."""
 _OUT_OF_MEMORY = "OOMKilled"
 _INTERRUPTED = 75
+_RELEASED_WITHIN_SECONDS = 30
 _REPLACED = " and is replaced, progress is saved"
 
 
@@ -74,7 +75,13 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
         state = "suspended" if coordinator.suspended else "complete already"
         return f"{job.stage} is not released: the coordinator is {state}"
     if any(pod.running for pod in facts.pods_of(coordinator)):
-        return f"{job.stage} is about to be released by the coordinator"
+        since = upstream.complete.at if upstream and upstream.complete else job.created
+        if (facts.now - since).total_seconds() < _RELEASED_WITHIN_SECONDS:
+            return f"{job.stage} is about to be released by the coordinator"
+        return (
+            f"{job.stage} is not released, though {ready}: the coordinator runs, and "
+            f"says why: kubectl logs job/{coordinator.name} --namespace {facts.namespace}"
+        )
     said = waiting.why(facts, coordinator) or "the coordinator has no pod yet"
     return f"{job.stage} waits for the coordinator: {said}"
 
