@@ -35,10 +35,11 @@ def test_bad_data_stops_the_run_and_the_mended_one_goes_on(namespace, values, bu
     for stage in ("train", "generate", "evaluate"):
         assert jobs[stage]["spec"]["suspend"] is True
         assert "preprocess failed with exit code 65 (bad data)" in why(namespace, "data", stage)
-    assert any("preprocess failed with exit code 65" in said for said in events(namespace, "StageFailed"))
+    told = events(namespace, "StageFailed")
+    assert any("preprocess failed with exit code 65" in said for said in told)
     said = explain(namespace, "data")
     assert "preprocess failed with 65" in said
-    assert "no column 'reply'" in said
+    assert "column 'reply' not found" in said
     namespace.install("data", values, "run.attempt=2", command="upgrade")
     assert namespace.ends("data", "coordinator") == "Complete"
     assert bucket.manifest("data", "evaluate").counters["rows"] == 48
