@@ -5,16 +5,18 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from tests.support import broken, cluster
 
-from qatune.cluster import diagnosis, facts, jobs, status
+from qatune.cluster import diagnosis, facts, failures, jobs, status
 from qatune.cluster.facts import Event, Exit, Facts, Pod
 from qatune.cluster.jobs import Condition
 from qatune.cluster.scheduling import Needs
 from qatune.errors import MissingInputError, NotAllowedError
 
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 NEEDS = Needs({"pods": Decimal(1)})
 STAGES = ("preprocess", "train", "generate", "evaluate")
@@ -168,6 +170,20 @@ LOST = a_job(
     suspended=False,
     failure=Condition("BackoffLimitExceeded", "Job has reached the specified backoff limit", NOW),
     failed=3,
+)
+
+SHARDS_FAILED = replace(
+    LOST,
+    stage="generate",
+    name="demo-generate",
+    indexed=True,
+    completions=8,
+    failed_indexes="1,3",
+    failure=Condition("FailedIndexes", "Job has failed indexes", NOW),
+)
+TORN = [a_pod("generate", "1-a", phase="Failed", exit=Exit(66, "Error", "66: torn", NOW))]
+ROWS_MISSING = "generate failed in 2 of 8 shards: 1, 3 (shards 1, 3: 9 rows ...); " + (
+    failures.way_out(SHARDS_FAILED)
 )
 
 SENTENCES = {
@@ -335,24 +351,26 @@ SENTENCES = {
         ),
     ),
     "failed shards": (
-        a_run(
-            replace(
-                LOST,
-                stage="generate",
-                name="demo-generate",
-                indexed=True,
-                completions=8,
-                failed_indexes="1,3",
-                failure=Condition("FailedIndexes", "Job has failed indexes", NOW),
-            ),
-            pods=[
-                a_pod("generate", "1-a", phase="Failed", exit=Exit(66, "Error", "66: torn", NOW))
-            ],
-        ),
+        a_run(SHARDS_FAILED, pods=TORN),
         (
             r"generate failed in 2 of 8 shards: 1, 3; the last with 66: torn; mend it, then helm "
             r"upgrade demo --set run.attempt=2"
         ),
+    ),
+    "failed shards, and the rows that the coordinator found missing": (
+        a_run(SHARDS_FAILED, a_job("evaluate", blocked=ROWS_MISSING), pods=TORN),
+        (
+            r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last with "
+            r"66: torn; mend it, then .+"
+        ),
+    ),
+    "the same, where evaluate is disabled": (
+        a_run(
+            SHARDS_FAILED,
+            pods=TORN,
+            events=[an_event("demo-generate", "StageFailed", ROWS_MISSING, kind="Job")],
+        ),
+        r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last .+",
     ),
     "failed, its pods gone": (
         a_run(LOST),
@@ -405,3 +423,16 @@ def test_of_two_attempts_the_newer_one_is_told():
 
     (job,) = facts.run_jobs(Twice("broken"), "data")
     assert (job.name, job.attempt) == ("new", 2)
+
+
+DOCUMENTED = ROOT / "docs" / "troubleshooting.md"
+NOT_DOCUMENTED = {"image-name", "command"}  # as the image that does not exist, and as a crash
+
+
+@pytest.mark.parametrize("run", sorted((broken.BROKEN | broken.OVER_QUOTA).keys() - NOT_DOCUMENTED))
+def test_the_documentation_shows_what_is_said(run):
+    cases = broken.BROKEN | broken.OVER_QUOTA
+    pattern = broken.sentence(cases, run, "qatune").replace(f"upgrade {run}", "upgrade mine")
+    pattern = pattern.replace("crash-train-\\w+", r"mine-train-[\w-]+")
+    shown = [" ".join(part.split()) for part in DOCUMENTED.read_text().split("\n\n")]
+    assert any(re.fullmatch(pattern, each) for each in shown), pattern

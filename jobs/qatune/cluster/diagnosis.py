@@ -97,7 +97,7 @@ def _coordinator_failed(facts: Facts, coordinator: StageJob) -> str:
 def failed(facts: Facts, job: StageJob) -> str:
     """Say why a stage failed, best in the words of its last pod."""
     last = _last_failed(facts, job)
-    told = failures.what_failed(job)
+    told = _as_coordinator_told(facts, job) or failures.what_failed(job)
     if last is None or last.exit is None:
         return f"{told}; {failures.then_upgrade(job)}"
     if last.exit.reason == _OUT_OF_MEMORY:
@@ -109,6 +109,14 @@ def failed(facts: Facts, job: StageJob) -> str:
     if not last.exit.message:
         told += f"; its log: kubectl logs {last.name} --namespace {facts.namespace}"
     return f"{told}; {failures.then_upgrade(job)}"
+
+
+def _as_coordinator_told(facts: Facts, job: StageJob) -> str | None:
+    """Take its sentence on this Job: it names the rows that failed shards have not answered."""
+    said = [later.blocked for later in facts.stages if later.blocked]
+    said += [event.message for event in facts.events_of(job.name, "StageFailed")]
+    told = (failures.without_way_out(each) for each in said)
+    return next((each for each in told if each.startswith(failures.what_failed(job))), None)
 
 
 def _with_message(end: Exit) -> str:

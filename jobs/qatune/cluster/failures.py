@@ -20,6 +20,7 @@ MEANINGS = {
     139: "crashed",
     143: "stopped before it could save",
 }
+_MEND = "mend the cause"
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
@@ -55,7 +56,12 @@ def what_failed(job: StageJob) -> str:
 
 
 def way_out(job: StageJob) -> str:
-    return f"mend the cause (`qatune explain {job.run}` names it), then {upgrade(job)}"
+    return f"{_MEND} (`qatune explain {job.run}` names it), then {upgrade(job)}"
+
+
+def without_way_out(sentence: str) -> str:
+    """Return what `way_out` was added to."""
+    return sentence.partition(f"; {_MEND}")[0]
 
 
 def then_upgrade(job: StageJob) -> str:
