@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "generate", "evaluate")
 _INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
 _TERMINATED = 143  # and SIGTERM
+_AGAIN_SECONDS = 0.05
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -330,6 +331,7 @@ def main() -> None:
 
         log.configure(debug=debug)
     signal.signal(signal.SIGTERM, _terminate)
+    _raise_again()
     try:
         code: Any = cli(standalone_mode=False)
     except click.ClickException as error:
@@ -365,6 +367,26 @@ class _TerminatedError(BaseException):
 
 def _terminate(*_: object) -> None:
     raise _TerminatedError
+
+
+def _raise_again() -> None:
+    """See to it that a signal ends the command even if it came while an object was destroyed.
+
+    Python drops what is raised there, and a command that is at its imports destroys many.
+    """
+    dropped = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        number = {_TerminatedError: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(
+            lost.exc_type
+        )
+        if number is None:
+            dropped(lost)
+            return
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+    sys.unraisablehook = hook
 
 
 def _show_traceback(debug: bool) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.support.qatune_command import fails, qatune
@@ -105,7 +106,7 @@ def test_debug_shows_the_traceback():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_with_nothing_to_save(monkeypatch, capsys, number, code):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "_recipe", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(cli, "_store", lambda *_: os.kill(os.getpid(), number))
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -114,11 +115,35 @@ def test_a_signal_with_nothing_to_save(monkeypatch, capsys, number, code):
     assert "run the same command again" in capsys.readouterr().err
 
 
+class KilledWhileDestroyed:
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_python_drops_is_heeded_all_the_same(monkeypatch, number, code):
+    def killed(*_):
+        KilledWhileDestroyed(number)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(cli, "_store", killed)
+    monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == code
+
+
 def test_a_message_is_one_line_whatever_it_quotes(monkeypatch, capsys):
     def fails_with(*_):
         raise QatuneError("column 'a\nb\x1b[2J' is odd")
 
-    monkeypatch.setattr(cli, "_recipe", fails_with)
+    monkeypatch.setattr(cli, "_store", fails_with)
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit):
         cli.main()
