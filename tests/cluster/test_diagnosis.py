@@ -248,7 +248,7 @@ SENTENCES = {
         r"preprocess is complete, but ...; mend it",
     ),
     "parked in Kueue": (
-        a_run(COMPLETE, a_job("train", label_queue="gpus", **RELEASED)),
+        a_run(COMPLETE, a_job("train", queue="gpus", **RELEASED)),
         r"train is parked behind Kueue queue gpus since 2026-03-01T12:10:00\+00:00: .+",
     ),
     "suspended by hand": (

@@ -48,9 +48,9 @@ def _of_stage(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
 def _suspended(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
     if job.released_at is None:
         return _unreleased(facts, job, upstream)
-    if job.label_queue:
+    if job.queue:
         return (
-            f"{job.stage} is parked behind Kueue queue {job.label_queue} since {job.released_at}: "
+            f"{job.stage} is parked behind Kueue queue {job.queue} since {job.released_at}: "
             "Kueue starts it when the queue has room "
             f"(kubectl get workloads --namespace {facts.namespace})"
         )

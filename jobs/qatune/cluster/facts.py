@@ -66,7 +66,6 @@ class Event:
 @dataclass(frozen=True)
 class Quota:
     name: str
-    hard: Mapping[str, str]
     used: Mapping[str, str]
 
 
@@ -236,7 +235,6 @@ def _quotas(cluster: Cluster) -> list[Quota]:
     return [
         Quota(
             each["metadata"]["name"],
-            (each.get("status") or {}).get("hard") or {},
             (each.get("status") or {}).get("used") or {},
         )
         for each in found

@@ -10,7 +10,7 @@ COMPONENT, RELEASE = "app.kubernetes.io/component", "app.kubernetes.io/instance"
 COORDINATOR = "coordinator"
 STORE, AFTER = "qatune/store", "qatune/after"
 RELEASED_AT, BLOCKED = "qatune/released-at", "qatune/blocked"
-KUEUE_QUEUE, QUEUE = "kueue.x-k8s.io/queue-name", "qatune/queue"
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class StageJob:
     store: str | None
     released_at: str | None
     blocked: str | None
-    label_queue: str | None
-    """Kueue's queue it is in now."""
     queue: str | None
-    """Kueue's queue it is to be in once released."""
+    """Kueue's queue it is in now."""
     completions: int
     indexed: bool
     active: int
@@ -82,8 +80,7 @@ def read(found: Mapping[str, Any]) -> StageJob:
         store=notes.get(STORE),
         released_at=notes.get(RELEASED_AT),
         blocked=notes.get(BLOCKED),
-        label_queue=labels.get(KUEUE_QUEUE),
-        queue=notes.get(QUEUE),
+        queue=labels.get(KUEUE_QUEUE),
         completions=spec.get("completions") or 1,
         indexed=spec.get("completionMode") == "Indexed",
         active=status.get("active") or 0,

@@ -83,7 +83,7 @@ def state(facts: Facts, job: StageJob) -> str:
     if job.suspended and job.released_at is None:
         return f"waiting for {job.after}" if job.after else "waiting for the coordinator"
     if job.suspended:
-        return f"queued in {job.label_queue}" if job.label_queue else "suspended"
+        return f"queued in {job.queue}" if job.queue else "suspended"
     pods = facts.pods_of(job)
     if any(pod.running for pod in pods):
         return "running"

@@ -49,7 +49,7 @@ def _pods_refused(facts: Facts, job: StageJob) -> str | None:
 
 def _quota(facts: Facts, job: StageJob, found: re.Match[str]) -> str:
     name, asked, used, limit = found.groups()
-    current = next((each for each in facts.quotas if each.name == name), Quota(name, {}, {}))
+    current = next((each for each in facts.quotas if each.name == name), Quota(name, {}))
     limits, uses = _amounts(limit), _amounts(used)
     rooms = [
         f"{current.used.get(what, uses.get(what, '?'))} of {limits.get(what, '?')} is used"
