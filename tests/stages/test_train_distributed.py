@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import nullcontext
 
 import pytest
 from safetensors.torch import load
@@ -12,6 +13,9 @@ from tests.support import tiny, training
 from tests.support.group import child, command, ends, free_port, listens, pods, started, wait_for
 
 from qatune.config import Lora
+from qatune.errors import InterruptedRunError
+from qatune.launch import Place
+from qatune.model.distributed import LostPeerError, Peers
 from qatune.stages import train
 from qatune.store import manifests
 from qatune.store.folder import FolderStore
@@ -164,3 +168,35 @@ def test_a_pod_that_waits_for_its_peers_heeds_a_signal(llama, tmp_path):
         wait_for(lambda: listens(int(port)))
         first.terminate()
         assert ends([first], timeout=10) == [(143, "qatune: SIGTERM; run the same command again")]
+
+
+class LeavingPeers(Peers):
+    """All others are gone when this process has done its part."""
+
+    def wait(self):
+        raise LostPeerError("gone")
+
+
+@pytest.mark.parametrize(
+    ("rank", "step", "error"),
+    [(0, 8, None), (1, 8, InterruptedRunError), (1, 4, LostPeerError)],
+    ids=["first", "with-progress", "without"],
+)
+def test_nobody_but_the_first_has_done_it_while_others_are_missing(
+    monkeypatch, llama, rank, step, error
+):
+    def work(_stage, _peers, saved):
+        saved.start, saved.step = 4, step
+
+    stage = training.prepared(MemoryStore(), training.recipe(llama), rows=[])
+    monkeypatch.setattr(train, "join", lambda *_: LeavingPeers(rank, 2))
+    monkeypatch.setattr(train, "_run", work)
+    with pytest.raises(error) if error else nullcontext():
+        train.run(stage)
+
+
+def test_whoever_comes_when_all_is_done_does_nothing(monkeypatch, llama):
+    stage = training.prepared(MemoryStore(), training.recipe(llama), rows=[])
+    monkeypatch.setattr(train, "_run", lambda *_: pytest.fail("it worked"))
+    stage.finish()
+    train.run(stage, Place(rank=1, size=2, host="127.0.0.1", port=9))
