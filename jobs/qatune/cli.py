@@ -1,13 +1,12 @@
 """The command line. Heavy modules are imported by the command that needs them."""
 
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qatune import __version__
+from qatune import __version__, endings
 from qatune.cluster import commands as cluster_commands
 from qatune.errors import QatuneError, UsageError
 from qatune.options import (
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "generate", "evaluate")
 _INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
 _TERMINATED = 143  # and SIGTERM
-_AGAIN_SECONDS = 0.05
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -330,15 +328,14 @@ def main() -> None:
         from qatune import log
 
         log.configure(debug=debug)
-    signal.signal(signal.SIGTERM, _terminate)
-    _raise_again()
+    endings.heed_signals()
     try:
         code: Any = cli(standalone_mode=False)
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         code = _fail("interrupted; run the same command again", _INTERRUPTED_BY_HAND)
-    except _TerminatedError:
+    except endings.TerminatedError:
         code = _fail("SIGTERM; run the same command again", _TERMINATED)
     except QatuneError as error:
         _show_traceback(debug)
@@ -346,47 +343,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # what nobody foresaw ends in one line, too
         _show_traceback(debug)
         code = _fail(f"a bug: {type(error).__name__}: {error} (qatune --debug ... shows where)", 70)
-    _exit(code if isinstance(code, int) else 0)
-
-
-def _exit(code: int) -> None:
-    """End this process: at once, if it was one of a group, whose orderly end may wait for ever."""
-    import os
-
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM where no stage watches for it. No handler of errors may take it for one."""
-
-
-def _terminate(*_: object) -> None:
-    raise _TerminatedError
-
-
-def _raise_again() -> None:
-    """See to it that a signal ends the command even if it came while an object was destroyed.
-
-    Python drops what is raised there, and a command that is at its imports destroys many.
-    """
-    dropped = sys.unraisablehook
-
-    def hook(lost: "sys.UnraisableHookArgs") -> None:
-        number = {_TerminatedError: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(
-            lost.exc_type
-        )
-        if number is None:
-            dropped(lost)
-            return
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
-
-    sys.unraisablehook = hook
+    endings.leave(code if isinstance(code, int) else 0)
 
 
 def _show_traceback(debug: bool) -> None:
