@@ -31,12 +31,23 @@ def schema() -> dict[str, Any]:
     """Return the schema that Helm checks values by: what the models take, and a store."""
     made = _plain(Values.model_json_schema(by_alias=True))
     store = made["$defs"]["Store"]
-    store["required"] = ["uri"]
     store["properties"]["uri"] = {**store["properties"]["uri"].pop("anyOf")[0]} | {
         "description": store["properties"]["uri"]["description"]
     }
-    made["required"] = ["recipe", "store"]
+    _require(made, made["$defs"], defaults())
+    store["required"].append("uri")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _require(part: dict[str, Any], known: dict[str, Any], section: BaseModel) -> None:
+    """Require what has a default: only a null takes it away, and templates count on it."""
+    part["required"] = []
+    for name, field in type(section).model_fields.items():
+        value, shown = getattr(section, name), field.alias or name
+        if value is not None:
+            part["required"].append(shown)
+        if isinstance(value, BaseModel) and not isinstance(value, Recipe):
+            _require(known[part["properties"][shown]["$ref"].split("/")[-1]], known, value)
 
 
 def _plain(part: Any) -> Any:

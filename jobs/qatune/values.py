@@ -5,7 +5,7 @@ The chart's values.yaml and values.schema.json are made from here. Names are Kub
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from qatune.config import Recipe, Section, Whole
@@ -217,11 +217,3 @@ class Values(KubernetesSection):
     train: Train = Train()
     kueue: Kueue = Kueue()
     network_policy: NetworkPolicy = NetworkPolicy()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, fields: Any) -> Any:
-        """Take `store:` with nothing below it for an empty section, as Helm does."""
-        if not isinstance(fields, dict):
-            return fields
-        return {name: value for name, value in fields.items() if value is not None}

@@ -298,6 +298,29 @@ def test_names_fit_for_the_longest_release():
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
 
 
+def test_two_releases_never_meet_in_a_name():
+    for one, other in (("a.b", "a-b"), ("r" * 40 + "1", "r" * 40 + "2")):
+        shared = names(render(name=one)) & names(render(name=other))
+        assert not shared
+
+
+def test_a_variable_of_the_user_s_stands_instead_of_the_chart_s():
+    settings = ("stages.train.env[0].name=HOME", "stages.train.env[0].value=/home/me")
+    job = of(render(*settings), "Job", "train")
+    given = [each for each in container(job)["env"] if each["name"] == "HOME"]
+    assert given == [{"name": "HOME", "value": "/home/me"}]
+
+
+def test_a_test_asks_for_no_pool(full):
+    tests = {name: pod for name, pod in pods(full).items() if "-test-" in name}
+    assert sorted(tests) == sorted(f"run-1-test-{stage}" for stage in STAGES)
+    for pod in tests.values():
+        assert not {"nodeSelector", "tolerations", "runtimeClassName", "priorityClassName"} & set(
+            pod
+        )
+        assert "nvidia.com/gpu" not in json.dumps(pod["containers"][0]["resources"])
+
+
 def test_a_release_with_dots_still_has_names_of_pods():
     for each in render(name="llama.v1"):
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", each["metadata"]["name"])
@@ -311,4 +334,9 @@ def test_notes_say_how_to_watch_it_and_where_the_result_will_lie():
     assert "qatune status llama --namespace team" in notes
     assert "s3://bucket/prefix/runs/llama/evaluate/report.html" in notes
     assert "preprocess -> train -> generate -> evaluate" in notes
-    assert "--set run.attempt=2" in notes
+    assert "--reset-then-reuse-values --set run.attempt=2" in notes
+    less = ("--set", "recipe.generate.adapter=none", "--set", "stages.evaluate.enabled=false")
+    said = helm("install", "r", CHART, "-f", path, *sets, *less, "--dry-run=client")
+    assert "runs/llama/generate/parts/" in said
+    assert "report.html" not in said
+    assert "train/adapter/" not in said.split("NOTES:")[1]

@@ -65,6 +65,32 @@ def test_a_wrong_value_is_refused_by_its_name(setting, named):
     assert named in refusal(setting)
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("stages.train=null", "at '/stages': missing property 'train'"),
+        ("stages.train.backoffLimit=null", "at '/stages/train': missing property 'backoffLimit'"),
+        ("run.attempt=null", "at '/run': missing property 'attempt'"),
+        ("train.nodes=null", "at '/train': missing property 'nodes'"),
+        ("kueue=null", "at '': missing property 'kueue'"),
+    ],
+)
+def test_what_is_taken_away_is_named(setting, named):
+    assert named in refusal(setting)
+
+
+@pytest.mark.parametrize("setting", ["stages.train.shmSize=null", "run.name=null"])
+def test_what_may_be_nothing_may_be_taken_away(setting):
+    assert of(render(setting), "Job", "train")
+
+
+@pytest.mark.parametrize("label", ["app.kubernetes.io/component", "qatune/run"])
+def test_a_label_that_policies_select_by_is_not_given_away(label):
+    name = label.replace(".", "\\.")
+    said = refusal(f"stages.train.podLabels.{name}=x")
+    assert f"stages.train.podLabels: {label} is the chart's own" in said
+
+
 def test_without_a_recipe_or_a_store_it_says_which_is_missing():
     assert "missing properties 'model', 'data'" in refusal(recipe="/dev/null")
     said = helm("template", "run-1", CHART, "-f", RECIPE, code=1)

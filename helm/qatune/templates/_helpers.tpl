@@ -11,8 +11,13 @@ Names and values that several templates need:
   qatune.store.port   port of the store's endpoint
 */ -}}
 
+{{- /* A name that had to be changed gets digits of its own: two releases must not meet in one. */ -}}
 {{- define "qatune.fullname" -}}
-{{- .Release.Name | trunc 36 | trimSuffix "-" | trimSuffix "." | replace "." "-" -}}
+{{- $name := .Release.Name | replace "." "-" -}}
+{{- if or (ne $name .Release.Name) (gt (len $name) 36) -}}
+{{- $name = printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum .Release.Name | trunc 4) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "qatune.run" -}}

@@ -11,6 +11,11 @@
 {{- $given := dict "root" $root "component" .stage "account" (include "qatune.fullname" $root) -}}
 {{- /* What the coordinator has changed stays: an upgrade must not suspend a running Job again. */ -}}
 {{- $live := lookup "batch/v1" "Job" $root.Release.Namespace $name -}}
+{{- range $key, $_ := $pod.podLabels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "qatune/" $key) -}}
+{{- fail (printf "\n\nstages.%s.podLabels: %s is the chart's own: choose another label\n" $.stage $key) -}}
+{{- end -}}
+{{- end -}}
 {{- $parked := $root.Values.kueue.queue | empty | ternary "" "qatune-parked" -}}
 apiVersion: batch/v1
 kind: Job
@@ -62,6 +67,7 @@ spec:
     spec:
       automountServiceAccountToken: false
       {{- include "qatune.pod" $given | nindent 6 }}
+      {{- include "qatune.placement" (merge (dict "live" $live) $given) | nindent 6 }}
       {{- with .subdomain }}
       subdomain: {{ . }}
       {{- end }}
@@ -69,10 +75,7 @@ spec:
       - name: {{ .stage }}
         {{- include "qatune.container" $given | nindent 8 }}
         args: [{{ .stage }}, --run, {{ include "qatune.run" $root | quote }}]
-        env: {{- include "qatune.env" $given | nindent 8 }}
-        {{- with .env }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        env: {{- include "qatune.env" (merge (dict "env" .env) $given) | nindent 8 }}
         resources: {{- include "qatune.resources" $given | nindent 10 }}
         volumeMounts: {{- include "qatune.mounts" $given | nindent 8 }}
       volumes: {{- include "qatune.volumes" $given | nindent 6 }}

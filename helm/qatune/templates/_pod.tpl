@@ -1,8 +1,9 @@
 {{- /*
 Parts of a pod, as every component has them:
-  qatune.pod          its spec up to the containers:  dict "root" $ "component" "train" "account" NAME
+  qatune.pod          who it runs as:                 dict "root" $ "component" "train" "account" NAME
+  qatune.placement    which nodes take it:            dict "root" $ "component" "train" "live" (its Job)
   qatune.container    a container's image and rights: dict "root" $ "component" "train"
-  qatune.env          how to find the store and the recipe
+  qatune.env          its variables: dict "root" $ "component" "train" "env" (list of more)
   qatune.mounts       where the volumes lie
   qatune.volumes      scratch room, the recipe, certificates, shared memory
   qatune.resources    requests and limits, GPUs included
@@ -26,16 +27,22 @@ imagePullSecrets:
 - name: {{ . }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* Kueue adds to selector and tolerations when it admits a Job: an upgrade keeps them as they are. */ -}}
+{{- define "qatune.placement" -}}
+{{- $pod := index .root.Values.stages .component -}}
+{{- $live := dig "spec" "template" "spec" dict (.live | default dict) -}}
 {{- with $pod.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
 {{- with $pod.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
-{{- with $pod.nodeSelector }}
+{{- with $live | empty | ternary $pod.nodeSelector $live.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $pod.tolerations }}
+{{- with $live | empty | ternary $pod.tolerations $live.tolerations }}
 tolerations: {{- toYaml . | nindent 0 }}
 {{- end }}
 {{- with $pod.affinity }}
@@ -52,7 +59,19 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{- /* A variable that the user gives stands instead of the chart's own. */ -}}
 {{- define "qatune.env" -}}
+{{- $given := (index .root.Values.stages .component).env -}}
+{{- $names := list -}}
+{{- range $given }}{{ $names = append $names .name }}{{ end -}}
+{{- range concat (include "qatune.env.own" . | fromYamlArray) (.env | default list) $given -}}
+{{- if or (has . $given) (not (has .name $names)) }}
+- {{ toJson . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "qatune.env.own" -}}
 {{- $store := .root.Values.store -}}
 - {name: QATUNE_STORE, value: {{ $store.uri | quote }}}
 - {name: QATUNE_RECIPE, value: /etc/qatune/recipe.json}
@@ -74,9 +93,6 @@ securityContext:
 {{- end }}
 {{- if $store.caBundle.configMap }}
 - {name: AWS_CA_BUNDLE, value: /etc/qatune-ca/{{ $store.caBundle.key }}}
-{{- end }}
-{{- with (index .root.Values.stages .component).env }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
