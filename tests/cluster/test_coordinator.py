@@ -120,7 +120,8 @@ def test_a_failed_stage_leaves_the_later_ones_suspended_and_says_why(space, depl
     kubeconfig = deploy("broken", *jobs)
     sentence = (
         "train failed with exit code 65 (bad data); mend the cause (`qatune explain finished` "
-        "names it), then helm upgrade broken --set run.attempt=2"
+        f"names it), then helm upgrade broken CHART --namespace {space.name} "
+        "--reset-then-reuse-values --set run.attempt=2"
     )
     with command("broken", kubeconfig) as process:
         assert ended(process) == (66, f"qatune: {sentence}")

@@ -33,6 +33,8 @@ def failed(reason, message="", **fields):
     [
         (a_job(), False, Action.RELEASE),
         (a_job(released_at="2026-03-01T12:00:00Z"), False, Action.WAIT),  # suspended by hand
+        (a_job(released_at="2026-03-01T12:00:00Z", suspended_by="kubectl"), False, Action.WAIT),
+        (a_job(released_at="2026-03-01T12:00:00Z", suspended_by="helm"), False, Action.RELEASE),
         (a_job(suspended=False), False, Action.WAIT),  # at work, or released by hand
         (a_job(suspended=False, complete=DONE), True, Action.NEXT),
         (a_job(suspended=False, complete=DONE), False, Action.FAIL),
@@ -108,7 +110,8 @@ def test_of_many_failed_shards_only_the_first_are_named():
 
 def test_the_way_out_names_release_and_next_attempt():
     out = failures.way_out(failed("DeadlineExceeded", attempt=3))
-    assert "helm upgrade demo --set run.attempt=4" in out
+    assert "helm upgrade demo CHART --namespace ml --reset-then-reuse-values" in out
+    assert out.endswith("--set run.attempt=4")
     assert "qatune explain finished" in out
 
 

@@ -214,7 +214,7 @@ SENTENCES = {
         a_run(a_job("preprocess")),
         (
             r"preprocess is not released, though nothing is before it: the coordinator's Job is "
-            r"gone; bring it back with helm upgrade demo"
+            r"gone; bring it back with helm upgrade demo CHART --reset-then-reuse-values"
         ),
     ),
     "the coordinator cannot start": (
@@ -354,7 +354,7 @@ SENTENCES = {
         a_run(SHARDS_FAILED, pods=TORN),
         (
             r"generate failed in 2 of 8 shards: 1, 3; the last with 66: torn; mend it, then helm "
-            r"upgrade demo --set run.attempt=2"
+            r"upgrade demo CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
         ),
     ),
     "failed shards, and the rows that the coordinator found missing": (
@@ -376,7 +376,7 @@ SENTENCES = {
         a_run(LOST),
         (
             r"preprocess failed 3 times and is not tried again; mend it, then helm upgrade demo "
-            r"--set run.attempt=2"
+            r"CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
         ),
     ),
     "just released": (

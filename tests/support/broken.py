@@ -14,7 +14,9 @@ from tests.support.cluster import Namespace, image, namespace, stage_job
 
 RECORDED = Path(__file__).parents[1] / "cluster" / "recorded.json"
 KINDS = ("jobs", "pods", "events", "resourcequotas")
-UPGRADE = "helm upgrade {run} --set run.attempt=2"
+UPGRADE = (
+    "helm upgrade {run} CHART --namespace {namespace} --reset-then-reuse-values --set run.attempt=2"
+)
 
 
 def _resources(**resources):

@@ -23,6 +23,7 @@ from qatune.errors import (
     InterruptedRunError,
     MissingInputError,
     NotAllowedError,
+    QatuneError,
     UnavailableError,
 )
 from qatune.store import artifacts, shards
@@ -46,7 +47,7 @@ def decide(job: StageJob, manifest: bool) -> Action:
         return Action.FAIL
     if job.complete:
         return Action.NEXT if manifest else Action.FAIL
-    if job.suspended and job.released_at is None:
+    if job.suspended and (job.released_at is None or job.set_back):
         return Action.RELEASE
     return Action.WAIT  # at work, queued in Kueue, or suspended again by somebody
 
@@ -161,8 +162,16 @@ class Coordinator:
         failed = failures.indexes(job.failed_indexes)
         if job.stage != "generate" or not failed:
             return failures.what_failed(job)
-        missing = shards.missing_rows(self.store, self.run, self.recipe, job.completions, failed)
-        return f"{failures.what_failed(job)} ({missing})"
+        return f"{failures.what_failed(job)} ({self._missing_rows(job, failed)})"
+
+    def _missing_rows(self, job: StageJob, failed: list[int]) -> str:
+        """Name the rows without answers; what fails here must not hide that the stage failed."""
+        try:
+            return str(
+                shards.missing_rows(self.store, self.run, self.recipe, job.completions, failed)
+            )
+        except QatuneError as error:
+            return f"which rows have no answer is not known: {error}"
 
     def _fail(self, job: StageJob, reason: str) -> None:
         """Say on the later Jobs, in an Event, and by the exit code why the run stands still."""

@@ -67,7 +67,7 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
     if coordinator is None:
         return (
             f"{job.stage} is not released, though {ready}: the coordinator's Job is gone; bring it "
-            f"back with helm upgrade {job.release}"
+            f"back with helm upgrade {job.release} CHART --reset-then-reuse-values"
         )
     if coordinator.failure:
         return f"{job.stage} is not released: {_coordinator_failed(facts, coordinator)}"

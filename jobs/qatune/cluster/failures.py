@@ -69,7 +69,8 @@ def then_upgrade(job: StageJob) -> str:
 
 
 def upgrade(job: StageJob) -> str:
-    return f"helm upgrade {job.release} --set run.attempt={job.attempt + 1}"
+    settings = f"--reset-then-reuse-values --set run.attempt={job.attempt + 1}"
+    return f"helm upgrade {job.release} CHART --namespace {job.namespace} {settings}"
 
 
 def indexes(text: str) -> list[int]:

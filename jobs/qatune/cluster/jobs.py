@@ -11,6 +11,7 @@ COORDINATOR = "coordinator"
 STORE, AFTER = "qatune/store", "qatune/after"
 RELEASED_AT, BLOCKED = "qatune/released-at", "qatune/blocked"
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+PARKED = "qatune-parked"  # a queue that does not exist
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class StageJob:
     created: datetime
     started: datetime | None
     suspended: bool
+    suspended_by: str
+    """Who has last set `suspended`, in the API's record of fields and their managers."""
     after: str | None
     store: str | None
     released_at: str | None
@@ -53,6 +56,13 @@ class StageJob:
     """As `0,3-5`; empty where each index is not on its own."""
     complete: Condition | None
     failure: Condition | None
+
+    @property
+    def set_back(self) -> bool:
+        """Tell whether a release was undone by Helm: a rollback, or an upgrade beside it."""
+        helm = self.suspended_by.startswith("helm")
+        by_helm = self.queue == PARKED if self.queue else helm
+        return self.suspended and self.released_at is not None and by_helm
 
     @property
     def sharded(self) -> bool:
@@ -76,6 +86,7 @@ def read(found: Mapping[str, Any]) -> StageJob:
         created=moment(meta["creationTimestamp"]),
         started=moment(status["startTime"]) if status.get("startTime") else None,
         suspended=bool(spec.get("suspend")),
+        suspended_by=_suspended_by(meta),
         after=notes.get(AFTER),
         store=notes.get(STORE),
         released_at=notes.get(RELEASED_AT),
@@ -94,6 +105,15 @@ def read(found: Mapping[str, Any]) -> StageJob:
 
 def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def _suspended_by(meta: Mapping[str, Any]) -> str:
+    managers = [
+        (each.get("time") or "", each.get("manager") or "")
+        for each in meta.get("managedFields") or ()
+        if "f:suspend" in each.get("fieldsV1", {}).get("f:spec", {})
+    ]
+    return max(managers, default=("", ""))[1]
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Condition | None:
