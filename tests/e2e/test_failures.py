@@ -66,6 +66,33 @@ def test_a_started_run_does_not_change(namespace, values):
     assert "--set run.attempt=2" in said
 
 
+def test_a_begun_run_keeps_its_recipe_and_its_attempts(namespace, values):
+    changed = ("recipe.train.seed=7", "run.attempt=3")
+    said = namespace.install("data", values, *changed, command="upgrade", check=False).stderr
+    assert 'run "data" has begun with another recipe' in said
+    said = namespace.install("data", values, command="upgrade", check=False).stderr
+    assert 'run "data" is at attempt 2: an earlier one does not come back' in said
+
+
+def test_a_stage_that_a_rollback_suspended_is_released_again(namespace, values):
+    """As older versions of Helm do it, which set back what others have changed."""
+    old = ("--namespace", namespace.name, "--server-side=false")
+    chart = e2e.ROOT / "helm" / "qatune"
+    namespace.releases.append("rolled")
+    given = ("--values", values, "--set", "stages.preprocess.gpu.count=98")
+    e2e.run("helm", "install", "rolled", chart, *old, *given)
+
+    def released():
+        job = namespace.jobs("rolled")["preprocess"]
+        return not job["spec"]["suspend"] and job["metadata"]["annotations"]["qatune/released-at"]
+
+    first = e2e.wait_for("the release", 60, released)
+    e2e.run("helm", "upgrade", "rolled", chart, *old, *given, "--set", "run.note=x")
+    e2e.run("helm", "rollback", "rolled", "1", *old)
+    e2e.wait_for("another release", 60, lambda: (again := released()) and again != first)
+    namespace.uninstall("rolled")
+
+
 def test_a_pod_that_no_node_can_take_is_explained(namespace):
     def told():
         said = explain(namespace, "fixed")

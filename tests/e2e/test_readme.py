@@ -123,7 +123,8 @@ def _step(key):
 def walk(bucket, tmp_path_factory):
     """Go as far as the finished run; what comes after it are the tests' own steps."""
     walk = Walk(tmp_path_factory.mktemp("walk"), bucket)
-    e2e.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=600)
+    found = e2e.run("kubectl", "get", "namespace", NAMESPACE, "--ignore-not-found").stdout
+    assert not found, f"namespace {NAMESPACE} is in use: this test would make and delete it"
     stop = threading.Event()
     watcher = threading.Thread(target=walk.watched, args=(stop,))
     try:
