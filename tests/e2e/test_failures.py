@@ -157,13 +157,15 @@ def test_a_parked_job_is_admitted_by_kueue_alone(namespace, values):
     job = e2e.wait_for("the label of the queue", 60, asked)
     assert job["spec"]["suspend"] is True
     assert "Kueue queue gpus" in explain(namespace, "data")
-    patch = json.dumps({"spec": {"suspend": False}})
+    placed = {"spec": {"tolerations": [{"key": "flavor", "operator": "Exists"}]}}
+    patch = json.dumps({"spec": {"suspend": False, "template": placed}})
     namespace.kubectl("patch", "job", job["metadata"]["name"], "--type=merge", "--patch", patch)
     namespace.install("kueue", values, "kueue.queue=gpus", "run.name=data", "run.note=x", *only,
                       command="upgrade")  # fmt: skip
     after = namespace.jobs("kueue")["preprocess"]
     assert after["metadata"]["labels"][label] == "gpus"
     assert after["spec"]["suspend"] is False
+    assert after["spec"]["template"]["spec"]["tolerations"][0]["key"] == "flavor"
     assert namespace.ends("kueue", "coordinator") == "Complete"
 
 
