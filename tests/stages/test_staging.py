@@ -126,7 +126,7 @@ def bucket(monkeypatch):
     with faulty_s3.running() as server:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
         yield server
 
 

@@ -14,7 +14,7 @@ def test_wrong_credentials(s3_store, monkeypatch):
 
 
 def test_an_endpoint_that_does_not_answer(s3_environment, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(UnavailableError, match="run the same command again"):
         open_store("s3://bucket/p").stat("x")
