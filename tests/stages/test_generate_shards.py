@@ -153,6 +153,21 @@ def _dying_at(chunk):
     return saved
 
 
+@pytest.mark.parametrize("data", [b"\xff\x00bytes", b"[1]\n", b"{}\n", b'{"id": "4"}\n', b"{torn"])
+def test_a_part_that_is_none_is_named(stage, store, data):
+    """Whoever wrote it: the shard stops with one line, and goes on once it is gone."""
+    key = f"runs/{RUN}/generate/parts/part-00001-00001.jsonl"
+    store.create(key, data)
+    with pytest.raises(MissingInputError, match=f"{key}: not a part that qatune wrote; delete it"):
+        start(stage, 1)
+    start(stage, 0)
+    start(stage, 2)
+    assert manifest(store) is None
+    store.delete(key)
+    start(stage, 1)
+    assert manifest(store).counters["rows"] == 13
+
+
 @pytest.mark.parametrize("retried", range(3))
 def test_a_kill_between_record_and_manifest_is_mended_by_any_retry(
     stage, store, whole, monkeypatch, retried

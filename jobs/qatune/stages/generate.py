@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from qatune import interruption, log
 from qatune.data import ledger, openai_batch
 from qatune.data.prompts import Template
-from qatune.data.records import Answer
+from qatune.data.records import Answer, AnsweredRow, FailedRow
 from qatune.data.requests import Question, Sampling
 from qatune.data.shards import Layout, Shard
-from qatune.errors import InterruptedRunError, QatuneError
+from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
 from qatune.model import engines
@@ -30,7 +32,8 @@ from qatune.store.questions import Questions
 from qatune.store.shards import check_number, divide, heartbeat_name
 from qatune.store.sources import check_tokenizer
 
-_VARIANTS = ("base", "adapter")
+Row = TypeVar("Row", AnsweredRow, FailedRow)
+_ANSWERED, _FAILED = TypeAdapter(AnsweredRow), TypeAdapter(FailedRow)
 
 
 @dataclass(frozen=True)
@@ -199,28 +202,33 @@ def _account(stage: StageRun, work: _Work) -> None:
     counts = dict.fromkeys(shard_records.SUMMED, 0)
     for number, chunk in work.chunks():
         part, errors = work.shard.part(number), work.shard.errors(number)
-        answered, failed = _adopted(stage, part), _adopted(stage, errors)
+        answered, failed = _adopted(stage, part, _ANSWERED), _adopted(stage, errors, _FAILED)
         ledger.prove(
             f"{stage.store.uri}/{stage.key(part)}",
             [question.id for question in chunk],
-            [row["id"] for row in answered],
-            [row["id"] for row in failed],
+            [row.id for row in answered],
+            [row.id for row in failed],
         )
         counts["rows"] += len(chunk)
         counts["answers"] += len(answered)
         counts["errors"] += len(failed)
-        for variant in _VARIANTS:
-            counts[f"{variant}_tokens"] += sum(
-                row[variant]["tokens"] for row in answered if row[variant]
-            )
+        counts["base_tokens"] += sum(row.base.tokens for row in answered)
+        counts["adapter_tokens"] += sum(row.adapter.tokens for row in answered if row.adapter)
     stage.counters |= counts
 
 
-def _adopted(stage: StageRun, name: str) -> list[dict[str, Any]]:
+def _adopted(stage: StageRun, name: str, kind: TypeAdapter[Row]) -> list[Row]:
     """Return the rows of an object that may be missing, and count it as an output."""
     if stage.store.stat(stage.key(name)) is None:
         return []
-    return _rows(stage.store, stage.adopt(name))
+    ref = stage.adopt(name)
+    try:
+        return [kind.validate_json(line) for line in verified(stage.store, ref).splitlines()]
+    except ValidationError:
+        raise MissingInputError(
+            f"{stage.store.uri}/{ref.key}: not a part that qatune wrote; "
+            "delete it and run the same command again"
+        ) from None
 
 
 def _rows(store: Store, ref: ObjectRef | None) -> list[dict[str, Any]]:
