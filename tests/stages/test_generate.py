@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from pyarrow import parquet
 from tests.support import answering, tiny
 from tests.support.answering import lines, outputs
 
+from qatune.data.records import Answer, AnsweredRow
 from qatune.data.shards import Shard
 from qatune.errors import BadDataError, InterruptedRunError, MissingInputError, QatuneError
 from qatune.model.engines import StaticEngine
@@ -295,9 +297,8 @@ def test_a_second_signal_ends_at_once(llama, monkeypatch):
 def test_a_part_of_another_input_is_found(llama):
     store = MemoryStore()
     stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
-    store.create(
-        stage.key(Shard().part(1)), b'{"id": "99", "base": {"tokens": 1}, "adapter": null}\n'
-    )
+    row = AnsweredRow("99", "q", None, None, 1, Answer("a", 1, "stop", None), None)
+    store.create(stage.key(Shard().part(1)), json.dumps(asdict(row)).encode() + b"\n")
     with pytest.raises(QatuneError, match=r"part-00000-00001.jsonl: the ledger is wrong: row '4'"):
         generate.run(stage)
     assert manifests.load(store, answering.RUN, "generate") is None
