@@ -14,7 +14,7 @@ def checked_name(name: str) -> str:
     """Check that a name can be part of a key, a file name and a Kubernetes label."""
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(
-            f"--run {name!r}: a run's name is of up to 63 letters, digits, dots, dashes and "
+            f"run name {name!r}: a run's name is of up to 63 letters, digits, dots, dashes and "
             "underscores, the first a letter or digit"
         )
     return name

@@ -79,10 +79,10 @@ def parse(text: bytes, where: str) -> Recipe:
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """Name each field in which two recipes differ: `train.seed: 1, not 2`."""
+    """Name each field in which two recipes differ: `train.seed: 1 there, 2 here`."""
     left, right = dict(_leaves(ours.model_dump())), dict(_leaves(theirs.model_dump()))
     return [
-        f"{name}: {right.get(name)!r}, not {left.get(name)!r}"
+        f"{name}: {left.get(name)!r} there, {right.get(name)!r} here"
         for name in left | right
         if left.get(name) != right.get(name)
     ]

@@ -148,7 +148,7 @@ def test_canonical_bytes_are_read_back_equal():
 def test_differences_name_field_and_values():
     ours = recipe.load("demo")
     theirs = recipe.load("demo", ["train.seed=7"])
-    assert recipe.differences(ours, theirs) == ["train.seed: 7, not 42"]
+    assert recipe.differences(ours, theirs) == ["train.seed: 42 there, 7 here"]
     assert recipe.digest(ours) != recipe.digest(theirs)
 
 

@@ -19,5 +19,5 @@ def prove(part: str, asked: Sequence[str], answered: Iterable[str], failed: Iter
     raise QatuneError(
         f"{part}: the ledger is wrong: row {name!r} {found} ({missing.total()} missing, "
         f"{extra.total()} too many); the input has changed since, or the store lost an object: "
-        "choose another --run"
+        "choose another name for the run"
     )

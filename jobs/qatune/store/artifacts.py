@@ -45,7 +45,7 @@ def check_recipe(store: Store, run: str, ours: Recipe) -> None:
     if theirs != ours:
         raise BadRecipeError(
             f"run {run!r} in {store.uri} already has another recipe "
-            f"({'; '.join(recipe.differences(theirs, ours)[:3])}); choose another --run"
+            f"({'; '.join(recipe.differences(theirs, ours)[:3])}); choose another name for the run"
         )
 
 
@@ -71,7 +71,7 @@ def is_complete(store: Store, run: str, stage: str, ours: Recipe) -> bool:
     if manifest.recipe_sha256 != recipe.digest(ours) or dict(manifest.parents) != expected:
         raise MissingInputError(
             f"{store.uri}/{manifests.manifest_key(run, stage)}: belongs to another recipe or other "
-            "inputs than this run's; choose another --run"
+            "inputs than this run's; choose another name for the run"
         )
     return True
 

@@ -123,7 +123,7 @@ def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str, process
         raise UsageError(
             f"{processes} processes train together (--nodes times --processes), but "
             f"{store.uri}/{found.folder} was made by {manifest.processes}: batches would be of "
-            f"another size; go on with {manifest.processes}, or choose another --run"
+            f"another size; go on with {manifest.processes}, or choose another name for the run"
         )
     for ref in manifest.files:
         fetch(store, ObjectRef(found.folder + ref.key, ref.sha256, ref.size), folder / ref.key)

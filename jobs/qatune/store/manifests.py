@@ -83,7 +83,8 @@ def check_same_result(where: str, theirs: Manifest, ours: Manifest) -> None:
     same = ("recipe_sha256", "parents", "outputs")
     if any(getattr(theirs, name) != getattr(ours, name) for name in same):
         raise MissingInputError(
-            f"{where}: another worker finished this with another result; choose another --run"
+            f"{where}: another worker finished this with another result; "
+            "choose another name for the run"
         )
 
 

@@ -104,7 +104,7 @@ def create_once(store: Store, key: str, source: bytes | Path) -> ObjectRef:
     if not store.create(key, source) and describe(store, key) != ours:
         raise ConflictError(
             f"{store.uri}/{key}: already there with another content; "
-            "choose another --run, or delete this stage's folder of the run"
+            "choose another name for the run, or delete this stage's folder of the run"
         )
     return ours
 

@@ -64,7 +64,7 @@ def load_records(stage: StageRun, shards: int) -> list[Record]:
         if made_for != (ours.recipe_sha256, ours.parents, shards):
             raise MissingInputError(
                 f"{stage.store.uri}/{_record_key(stage.run, Shard(record.shard, shards))}: belongs "
-                "to another recipe or other inputs than this run's; choose another --run"
+                "to another recipe or other inputs than this run's; choose another name for the run"
             )
     return records
 
@@ -83,7 +83,7 @@ def check_cover(where: str, records: Sequence[Record], layout: Layout) -> None:
     raise QatuneError(
         f"{where}: the ledger is wrong: {rows:,} of {layout.rows:,} rows, {len(missing)} parts "
         f"missing, {len(extra)} too many {(missing + extra)[:1]}; the input has changed since: "
-        "choose another --run"
+        "choose another name for the run"
     )
 
 

@@ -169,7 +169,8 @@ def check_number(store: Store, run: str, shards: int) -> None:
     if theirs is not None and theirs.shards != shards:
         raise BadRecipeError(
             f"generate of run {run!r} is divided into {theirs.shards} shards, not {shards}: "
-            f"use --shards {theirs.shards} (generate.shards in the chart), or choose another --run"
+            f"use --shards {theirs.shards} (generate.shards in the chart), or choose another name "
+            "for the run"
         )
 
 
@@ -184,7 +185,8 @@ def divide(stage: StageRun, shards: int, layout: Layout) -> None:
     if load_division(stage.store, stage.run) != ours:
         raise MissingInputError(
             f"{stage.store.uri}/{key}: the run began with another number of rows than the "
-            f"{layout.rows:,} that the input has now; bring that back, or choose another --run"
+            f"{layout.rows:,} that the input has now; bring that back, or choose "
+            "another name for the run"
         )
 
 
