@@ -30,6 +30,9 @@ _LINE_EVERY_SECONDS = 10.0
 class Progress(Protocol):
     def advance(self, count: int = 1, **shown: float | str) -> None: ...
 
+    def skip(self, count: int) -> None:
+        """Count what an earlier start has done; it tells nothing of this one's speed."""
+
 
 def configure(*, debug: bool = False, quiet: bool = False) -> None:
     """Set logging up at the start of a command; `quiet` leaves warnings."""
@@ -108,6 +111,9 @@ class _Bar:
         self._bars = bars
         self._task = task
 
+    def skip(self, count: int) -> None:
+        self._bars.advance(self._task, count)
+
     def advance(self, count: int = 1, **shown: float | str) -> None:
         self._bars.advance(self._task, count)
         if shown:
@@ -121,6 +127,9 @@ class _Lines:
         self._done = 0
         self._shown: dict[str, float | str] = {}
         self._next = time.monotonic() + _LINE_EVERY_SECONDS
+
+    def skip(self, count: int) -> None:
+        self._done += count
 
     def advance(self, count: int = 1, **shown: float | str) -> None:
         self._done += count

@@ -127,7 +127,7 @@ def _answer_missing_parts(
 
     for number, chunk in work.chunks():
         if stage.store.stat(stage.key(work.shard.part(number))) is not None:
-            bar.advance(len(chunk))
+            bar.skip(len(chunk))
         else:
             if answerer is None:
                 answerer = _answerer(stage, model)

@@ -231,7 +231,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         recorder.trainer = taught
         if resumed is None:
             recorder.measure(model, 0)
-        progress.advance(start)
+        progress.skip(start)
         began = time.monotonic()
         if resumed is not None and start >= steps:
             taught.load_adapter(resumed)
@@ -248,6 +248,9 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
 class _Unseen:
     def advance(self, count: int = 1, **shown: float | str) -> None:
         """Show nothing: the first process shows how far all are."""
+
+    def skip(self, count: int) -> None:
+        """Show nothing."""
 
 
 def _progress(task: _Task) -> AbstractContextManager[log.Progress]:

@@ -217,8 +217,13 @@ class _Heartbeat:
     ) -> None:
         self._stage, self._shown, self._total, self._unit = stage, shown, total, unit
         self._key = stage.key(name)
-        self._done, self._start = 0, time.monotonic()
+        self._done, self._before, self._start = 0, 0, time.monotonic()
         self._next = self._start + HEARTBEAT_SECONDS
+
+    def skip(self, count: int) -> None:
+        self._done += count
+        self._before += count
+        self._shown.skip(count)
 
     def advance(self, count: int = 1, **shown: float | str) -> None:
         self._done += count
@@ -228,7 +233,7 @@ class _Heartbeat:
 
     def write(self) -> None:
         self._next = time.monotonic() + HEARTBEAT_SECONDS
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
         left = None if self._total is None else max(self._total - self._done, 0)
         state = {
             "done": self._done,
