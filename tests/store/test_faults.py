@@ -114,6 +114,16 @@ def test_no_credentials(server, monkeypatch):
         open_store("s3://bucket").stat("x")
 
 
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
+def test_a_key_with_a_line_break_is_named_and_not_shown(monkeypatch, name):
+    monkeypatch.setenv(name, "hush\n")
+    with pytest.raises(NotAllowedError, match=f"^{name}: holds a space or a line break") as told:
+        open_store("s3://bucket")
+    assert "hush" not in str(told.value)
+
+
 @pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile"])
 def test_a_custom_endpoint_gets_plain_requests(server, monkeypatch, tmp_path, where):
     monkeypatch.delenv("AWS_ENDPOINT_URL")

@@ -229,6 +229,7 @@ class S3Store:
 
 def _client() -> Any:
     """Connect as the environment and the profile say; no request is made yet."""
+    _check_keys()
     session = boto3.Session()
     # boto3 itself looks at AWS_DEFAULT_REGION alone, pods are given AWS_REGION.
     region = os.environ.get("AWS_REGION") or session.region_name
@@ -242,6 +243,15 @@ def _client() -> Any:
         "s3": {"addressing_style": "path"},
     }
     return session.client("s3", config=Config(**compatible), region_name=region or "us-east-1")
+
+
+def _check_keys() -> None:
+    """Refuse what could never be sent as a header, before a library writes it into an error."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if not os.environ.get(name, "").isprintable() or " " in os.environ.get(name, ""):
+            raise NotAllowedError(
+                f"{name}: holds a space or a line break; was one written at its end?"
+            )
 
 
 def _settings() -> dict[str, Any]:
@@ -267,5 +277,6 @@ def _pause(attempt: int) -> None:
 def _credentials_help() -> str:
     return (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or the pod's identity), "
-        "and AWS_ENDPOINT_URL where the server is not Amazon's"
+        "and AWS_ENDPOINT_URL where the server is not Amazon's; in the chart: store.secret and "
+        "store.endpoint"
     )

@@ -249,7 +249,7 @@ def _downloaded(source: str) -> Path:
     stats = ((key, store.stat(key)) for key in sorted(store.keys("")))
     found = {key: stat for key, stat in stats if stat is not None}
     if not found:
-        raise MissingInputError(f"{source}: nothing there")
+        raise MissingInputError(f"{source}: nothing below it; name the folder that holds the files")
     name = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:32]
     target = cache_folder() / "s3" / name
     if not target.is_dir():
