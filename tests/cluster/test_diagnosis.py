@@ -3,23 +3,15 @@
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.support import broken, cluster
+from tests.support import broken
 
-from qatune.cluster import diagnosis, facts, failures, jobs, status
-from qatune.cluster.facts import Event, Exit, Facts, Pod
-from qatune.cluster.jobs import Condition
-from qatune.cluster.scheduling import Needs
+from qatune.cluster import diagnosis, facts, status
 from qatune.errors import MissingInputError, NotAllowedError
 
 ROOT = Path(__file__).parents[2]
-NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-NEEDS = Needs({"pods": Decimal(1)})
-STAGES = ("preprocess", "train", "generate", "evaluate")
 
 
 class Recorded:
@@ -118,300 +110,6 @@ def test_the_state_of_a_stage(run, state):
         assert line.reason == diagnosis.explain(known)
 
 
-# From here on Jobs and pods are made by hand: what a test cannot wait for, or must not do to nodes.
-
-
-def a_job(stage, **fields):
-    made = cluster.stage_job(stage)
-    made["metadata"] |= {
-        "namespace": "ml",
-        "uid": stage,
-        "resourceVersion": "1",
-        "creationTimestamp": "2026-03-01T12:00:00Z",
-    }
-    return replace(jobs.read(made), store="s3://bucket/team", **fields)
-
-
-def a_pod(stage, name="x7x2k", **fields):
-    nothing = dict.fromkeys(
-        (
-            *("node", "evicted", "disrupted", "unschedulable", "waiting"),
-            *("running_since", "exit", "memory_limit"),
-        )
-    )
-    given = {
-        "name": f"demo-{stage}-{name}",
-        "job": f"demo-{stage}",
-        "created": NOW,
-        "phase": "Running",
-        "deleting": False,
-        "image": "qatune:1",
-        "needs": NEEDS,
-    }
-    return Pod(**nothing | given | fields)
-
-
-def a_run(*stages, pods=(), events=(), nodes=(), coordinator=None):
-    return Facts("finished", "ml", stages, coordinator, pods, events, nodes, (), NOW)
-
-
-def an_event(name, reason, message="", kind="Pod"):
-    return Event(kind, name, reason, message, NOW)
-
-
-DONE = Condition("CompletionsReached", "", NOW)
-RELEASED = {"released_at": "2026-03-01T12:10:00+00:00"}
-COORDINATOR = a_job("coordinator", suspended=False)
-AT_WORK = a_pod("coordinator", running_since=NOW)
-COMPLETE = a_job("preprocess", complete=DONE, suspended=False, **RELEASED)
-RUNNING = a_job("train", suspended=False, **RELEASED)
-LOST = a_job(
-    "preprocess",
-    suspended=False,
-    failure=Condition("BackoffLimitExceeded", "Job has reached the specified backoff limit", NOW),
-    failed=3,
-)
-
-SHARDS_FAILED = replace(
-    LOST,
-    stage="generate",
-    name="demo-generate",
-    indexed=True,
-    completions=8,
-    failed_indexes="1,3",
-    failure=Condition("FailedIndexes", "Job has failed indexes", NOW),
-)
-TORN = [a_pod("generate", "1-a", phase="Failed", exit=Exit(66, "Error", "66: torn", NOW))]
-ROWS_MISSING = "generate failed in 2 of 8 shards: 1, 3 (shards 1, 3: 9 rows ...); " + (
-    failures.way_out(SHARDS_FAILED)
-)
-
-SENTENCES = {
-    "all complete": (
-        a_run(*(a_job(stage, complete=DONE, suspended=False) for stage in STAGES)),
-        (
-            r"finished is complete since 2026-03-01 .+; the report lies at "
-            r"s3://bucket/team/runs/finished/evaluate/report.html"
-        ),
-    ),
-    "about to be released": (
-        a_run(COMPLETE, a_job("train"), pods=[AT_WORK], coordinator=COORDINATOR),
-        r"train is about to be released by the coordinator",
-    ),
-    "late to be released": (
-        a_run(
-            replace(COMPLETE, complete=replace(DONE, at=NOW - timedelta(minutes=1))),
-            a_job("train"),
-            pods=[AT_WORK],
-            coordinator=COORDINATOR,
-        ),
-        (
-            r"train is not released, though preprocess is complete: the coordinator runs, and "
-            r"says why: kubectl logs job/demo-coordinator --namespace ml"
-        ),
-    ),
-    "no coordinator": (
-        a_run(a_job("preprocess")),
-        (
-            r"preprocess is not released, though nothing is before it: the coordinator's Job is "
-            r"gone; bring it back with helm upgrade demo CHART --reset-then-reuse-values"
-        ),
-    ),
-    "the coordinator cannot start": (
-        a_run(
-            COMPLETE,
-            a_job("train"),
-            pods=[
-                a_pod(
-                    "coordinator",
-                    phase="Pending",
-                    waiting=("CreateContainerConfigError", 'secret "keys" not found'),
-                )
-            ],
-            coordinator=COORDINATOR,
-        ),
-        r'train waits for the coordinator: coordinator cannot start: secret "keys" not found; .+',
-    ),
-    "the coordinator failed": (
-        a_run(
-            COMPLETE,
-            a_job("train"),
-            pods=[
-                a_pod("coordinator", phase="Failed", exit=Exit(77, "Error", "77: no rights", NOW))
-            ],
-            coordinator=replace(COORDINATOR, failure=Condition("PodFailurePolicy", "", NOW)),
-        ),
-        r"train is not released: the coordinator failed with 77: no rights",
-    ),
-    "a manifest is missing": (
-        a_run(COMPLETE, a_job("train", blocked="preprocess is complete, but ...; mend it")),
-        r"preprocess is complete, but ...; mend it",
-    ),
-    "parked in Kueue": (
-        a_run(COMPLETE, a_job("train", queue="gpus", **RELEASED)),
-        r"train is parked behind Kueue queue gpus since 2026-03-01T12:10:00\+00:00: .+",
-    ),
-    "suspended by hand": (
-        a_run(COMPLETE, a_job("train", **RELEASED)),
-        (
-            r"train was suspended by hand after its release; resume it with kubectl patch job "
-            r'demo-train --namespace ml --patch \'{"spec":{"suspend":false}}\''
-        ),
-    ),
-    "running": (
-        a_run(COMPLETE, RUNNING, pods=[a_pod("train", node="gpu-1", running_since=NOW)]),
-        r"train is running on gpu-1 since 2026-03-01 \d\d:30:00",
-    ),
-    "pulling": (
-        a_run(
-            RUNNING,
-            pods=[a_pod("train", phase="Pending", node="gpu-1", waiting=("ContainerCreating", ""))],
-            events=[an_event("demo-train-x7x2k", "Pulling")],
-        ),
-        r"train is starting: gpu-1 pulls image qatune:1",
-    ),
-    "killed for memory before": (
-        a_run(
-            RUNNING,
-            pods=[
-                a_pod("train", "first", exit=Exit(137, "OOMKilled", "", NOW), memory_limit="8Gi"),
-                a_pod("train", node="gpu-1", running_since=NOW),
-            ],
-        ),
-        (
-            r"train is running on gpu-1 since .+; before: train was killed for memory at its limit "
-            r"of 8Gi; raise stages.train.resources.limits.memory"
-        ),
-    ),
-    "interrupted before": (
-        a_run(
-            RUNNING,
-            pods=[
-                a_pod("train", "first", exit=Exit(75, "Error", "75: SIGTERM; saved", NOW)),
-                a_pod("train", node="gpu-1", running_since=NOW),
-            ],
-        ),
-        (
-            r"train is running on gpu-1 since .+; before: pod demo-train-first ended with "
-            r"75: SIGTERM; saved"
-        ),
-    ),
-    "drained": (
-        a_run(
-            RUNNING,
-            pods=[a_pod("train", node="gpu-1", deleting=True, disrupted="Eviction API: evicting")],
-        ),
-        (
-            r"train is interrupted: pod demo-train-x7x2k was ended \(Eviction API: evicting\) and "
-            r"is replaced, progress is saved"
-        ),
-    ),
-    "preempted, its pod gone": (
-        a_run(
-            RUNNING,
-            events=[an_event("demo-train-first", "Preempted", "Preempted by pod x on node gpu-1")],
-        ),
-        (
-            r"train is about to start again: pod demo-train-first made room for a pod of higher "
-            r"priority at .+ and is replaced, progress is saved"
-        ),
-    ),
-    "some shards wait": (
-        a_run(
-            a_job("generate", suspended=False, indexed=True, completions=8, succeeded=2),
-            pods=[
-                a_pod("generate", "0-a", running_since=NOW, node="gpu-1"),
-                a_pod("generate", "1-b", phase="Pending", unschedulable="0/1 nodes are available."),
-                a_pod("generate", "2-c", phase="Pending", unschedulable="0/1 nodes are available."),
-            ],
-        ),
-        (
-            r"generate runs in 1 pod, and 2 more wait for a node; the scheduler says: 0/1 nodes "
-            r"are available"
-        ),
-    ),
-    "shards run": (
-        a_run(
-            a_job(
-                "generate",
-                suspended=False,
-                indexed=True,
-                completions=8,
-                succeeded=2,
-                failed_indexes="3",
-            ),
-            pods=[
-                a_pod("generate", "0-a", running_since=NOW, node="gpu-1"),
-                a_pod("generate", "1-b", running_since=NOW, node="gpu-2"),
-            ],
-        ),
-        (
-            r"generate is running in 2 pods on 2 nodes since .+, 2 of 8 shards are done, failed "
-            r"for good: 3"
-        ),
-    ),
-    "failed shards": (
-        a_run(SHARDS_FAILED, pods=TORN),
-        (
-            r"generate failed in 2 of 8 shards: 1, 3; the last with 66: torn; mend it, then helm "
-            r"upgrade demo CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
-        ),
-    ),
-    "failed shards, and the rows that the coordinator found missing": (
-        a_run(SHARDS_FAILED, a_job("evaluate", blocked=ROWS_MISSING), pods=TORN),
-        (
-            r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last with "
-            r"66: torn; mend it, then .+"
-        ),
-    ),
-    "the same, where evaluate is disabled": (
-        a_run(
-            SHARDS_FAILED,
-            pods=TORN,
-            events=[an_event("demo-generate", "StageFailed", ROWS_MISSING, kind="Job")],
-        ),
-        r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last .+",
-    ),
-    "failed, its pods gone": (
-        a_run(LOST),
-        (
-            r"preprocess failed 3 times and is not tried again; mend it, then helm upgrade demo "
-            r"CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
-        ),
-    ),
-    "just released": (
-        a_run(RUNNING),
-        r"train is released; its pod is about to be created",
-    ),
-    "a node is being added": (
-        a_run(
-            RUNNING,
-            pods=[a_pod("train", phase="Pending", unschedulable="0/3 nodes are available: 3 x.")],
-            events=[an_event("demo-train-x7x2k", "TriggeredScaleUp", "pod triggered scale-up")],
-        ),
-        (
-            r"train waits for a node; the scheduler says: 0/3 nodes are available: 3 x; the "
-            r"autoscaler is adding a node"
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SENTENCES)
-def test_a_run_is_told_in_one_sentence(name):
-    known, pattern = SENTENCES[name]
-    said = diagnosis.explain(known)
-    assert re.fullmatch(pattern, said), said
-
-
-def test_a_pod_refused_before_another_was_made_is_no_news():
-    refused = an_event("demo-train", "FailedCreate", "Error creating: quota", kind="Job")
-    made = replace(refused, reason="SuccessfulCreate", at=NOW + timedelta(seconds=5))
-    pods = [a_pod("train", node="gpu-1", running_since=NOW)]
-    said = diagnosis.explain(a_run(RUNNING, pods=pods, events=[refused, made]))
-    assert said.startswith("train is running")
-
-
 def test_of_two_attempts_the_newer_one_is_told():
     class Twice(Recorded):
         def jobs(self, selector):
@@ -421,8 +119,58 @@ def test_of_two_attempts_the_newer_one_is_told():
             new["metadata"]["labels"]["qatune/attempt"] = "2"
             return [old, new]
 
-    (job,) = facts.run_jobs(Twice("broken"), "data")
+    (job,), others = facts.run_jobs(Twice("broken"), "data")
+    assert others == []
     assert (job.name, job.attempt) == ("new", 2)
+
+
+def test_of_two_releases_the_newer_one_is_told_and_the_other_is_named():
+    class Two(Recorded):
+        def jobs(self, selector):
+            (ours,) = super().jobs(selector)
+            other = json.loads(json.dumps(ours))
+            other["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+            other["metadata"]["labels"]["app.kubernetes.io/instance"] = "older"
+            return [ours, other]
+
+    known = facts.gather(Two("broken"), "data")
+    assert [job.release for job in known.stages] == ["data"]
+    assert "release older works on this run, too" in status.from_cluster(known, None).notes
+
+
+def test_what_an_earlier_job_of_the_same_name_met_is_not_told():
+    class Anew(Recorded):
+        def jobs(self, selector):
+            (job,) = super().jobs(selector)
+            job["metadata"]["creationTimestamp"] = "2099-01-01T00:00:00Z"
+            return [job]
+
+    assert facts.gather(Recorded("broken"), "security").events
+    assert not facts.gather(Anew("broken"), "security").events
+
+
+def test_jobs_that_the_coordinator_was_told_of_and_that_are_gone():
+    class Told(Recorded):
+        def jobs(self, selector):
+            (train,) = super().jobs(selector)
+            coordinator = json.loads(json.dumps(train))
+            coordinator["metadata"]["labels"]["app.kubernetes.io/component"] = "coordinator"
+            name = train["metadata"]["name"]
+            arguments = ["coordinate", f"--job=train={name}", "--job=generate=gone"]
+            container = {"args": arguments}
+            coordinator["spec"]["template"] = {"spec": {"containers": [container]}}
+            return [train, coordinator]
+
+    assert facts.gather(Told("broken"), "data").missing == ["generate"]
+
+
+def test_a_namespace_without_runs_points_at_another():
+    class Empty(Recorded):
+        def jobs(self, selector):
+            return []
+
+    with pytest.raises(MissingInputError, match="there is none; --namespace names another"):
+        facts.gather(Empty("broken"), "data")
 
 
 DOCUMENTED = ROOT / "docs" / "troubleshooting.md"

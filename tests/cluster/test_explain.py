@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 from tests.support import broken, cluster
@@ -146,6 +147,7 @@ def test_with_few_rights_it_says_the_rest(broken_space, narrow):
     line = fails(77, "explain", "gpus", "--namespace", "default", env=narrow)
     assert "not allowed" in line
     assert "cannot list resource" in line
+    assert line.endswith("ask for the right to it")
 
 
 def test_the_command_s_failures_are_one_line_each(broken_space, tmp_path):
@@ -169,6 +171,9 @@ def test_the_command_s_failures_are_one_line_each(broken_space, tmp_path):
     assert "the Kubernetes API does not answer" in line
     line = fails(66, "status", "gpus", env={"KUBECONFIG": str(tmp_path / "none")})
     assert "kubeconfig" in line
+    (tmp_path / "torn").write_text("a: [b")
+    line = fails(66, "status", "gpus", env={"KUBECONFIG": str(tmp_path / "torn")})
+    assert f"kubeconfig {tmp_path / 'torn'}: cannot be used: " in line
     line = fails(66, "explain", "gpus", "--context", "none")
     assert "none" in line
 
@@ -184,7 +189,7 @@ def half_done(space, finished_store):
     space.apply(*jobs)
     says(space, RUN, r"train is running on .+")
     beat = {"done": 40, "total": 120, "unit": "steps", "rate_per_second": 0.5}
-    beat |= {"eta_seconds": 160.0, "at": "2026-03-01T12:00:00+00:00"}
+    beat |= {"eta_seconds": 160.0, "at": datetime.now(UTC).isoformat()}
     finished_store.replace(f"runs/{RUN}/train/progress.json", json.dumps(beat).encode())
     return space
 
@@ -225,6 +230,13 @@ def test_status_of_a_failed_run_gives_the_pod_s_last_words(broken_space):
     says(broken_space, "data", r"train failed .+")
     done = qatune("status", "data", "--namespace", broken_space.name)
     assert "train failed with 65: column 'answer' not found" in done.stdout
+
+
+def test_of_a_run_that_the_namespace_does_not_have_the_store_speaks(half_done, finished_store):
+    done = qatune("status", RUN, "--namespace", "default", "--store", finished_store.uri)
+    assert done.returncode == 0, done.stderr
+    assert f"no run {RUN!r} in namespace default" in done.stdout
+    assert "this is what the store says" in done.stdout
 
 
 def test_without_a_cluster_the_store_speaks_alone(finished_store, tmp_path):

@@ -134,12 +134,13 @@ def _kubeconfig() -> str | None:
 
 def _load_kubeconfig(configuration: Any, context: str | None) -> str | None:
     from kubernetes.config import ConfigException, kube_config
+    from yaml import YAMLError
 
     path = _kubeconfig()
     try:
         kube_config.load_kube_config(path, context, configuration, persist_config=False)
         contexts, current = kube_config.list_kube_config_contexts(path)
-    except (ConfigException, OSError, TypeError, ValueError) as error:
+    except (ConfigException, OSError, TypeError, ValueError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise NoClusterError(f"kubeconfig {path}: cannot be used: {reason}") from None
     named = context or current["name"]
@@ -177,7 +178,7 @@ def _refusal(status: int, text: bytes, what: str) -> QatuneError:
     reason = f"{status} {_sentence(text)}"
     match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            return NotAllowedError(f"{what}: not allowed: {reason}")
+            return NotAllowedError(f"{what}: not allowed: {reason}; ask for the right to it")
         case HTTPStatus.NOT_FOUND:
             return NoSuchObjectError(f"{what}: not found; was it deleted?")
         case HTTPStatus.CONFLICT:

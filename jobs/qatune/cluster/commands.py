@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qatune.errors import QatuneError, UsageError
+from qatune.errors import MissingInputError, QatuneError, UsageError
 from qatune.options import run_argument, run_option, store_option
 
 if TYPE_CHECKING:
@@ -122,7 +122,12 @@ def _status(
         if store_uri is None:
             raise
         return status.from_store(open_store(store_uri), run_name)
-    known = facts.gather(cluster, run_name)
+    try:
+        known = facts.gather(cluster, run_name)
+    except MissingInputError as error:
+        if store_uri is None:
+            raise
+        return status.from_store(open_store(store_uri), run_name, str(error))
     uri = store_uri or next((job.store for job in known.stages if job.store), None)
     try:
         store = open_store(uri) if uri else None

@@ -18,8 +18,33 @@ def explain(facts: Facts) -> str:
     """Go along the stages to the first that is not complete."""
     for position, job in enumerate(facts.stages):
         if job.complete is None or job.blocked:
-            return _of_stage(facts, job, facts.stages[position - 1] if position else None)
-    return _complete(facts)
+            if job.after in facts.missing and job.released_at is None:
+                return _missing(facts, job.after)
+            said = _of_stage(facts, job, facts.stages[position - 1] if position else None)
+            return said + _unattended(facts, job)
+    return _missing(facts, facts.missing[-1]) if _lacks_end(facts) else _complete(facts)
+
+
+def _lacks_end(facts: Facts) -> bool:
+    """Tell whether the last stage of all has no Job; an earlier one was done when it went."""
+    told = facts.coordinator.told if facts.coordinator else ()
+    return bool(told) and told[-1][0] in facts.missing
+
+
+def _missing(facts: Facts, stage: str | None) -> str:
+    """Say how to get a Job back that was deleted, or that could not be made."""
+    assert facts.coordinator is not None
+    upgrade = failures.again(facts.coordinator)
+    if facts.coordinator.complete or facts.coordinator.failure:
+        upgrade = failures.upgrade(facts.coordinator)
+    return f"{stage} has no Job: it was deleted, or could not be made; bring it back with {upgrade}"
+
+
+def _unattended(facts: Facts, job: StageJob) -> str:
+    """Warn while a stage runs that nobody will release the next."""
+    if facts.coordinator or job.suspended or job.failure or job is facts.stages[-1]:
+        return ""
+    return f"; the coordinator's Job is gone, bring it back with {failures.again(job)}"
 
 
 def _complete(facts: Facts) -> str:
@@ -67,7 +92,7 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
     if coordinator is None:
         return (
             f"{job.stage} is not released, though {ready}: the coordinator's Job is gone; bring it "
-            f"back with helm upgrade {job.release} CHART --reset-then-reuse-values"
+            f"back with {failures.again(job)}"
         )
     if coordinator.failure:
         return f"{job.stage} is not released: {_coordinator_failed(facts, coordinator)}"
@@ -82,7 +107,8 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
             f"{job.stage} is not released, though {ready}: the coordinator runs, and "
             f"says why: kubectl logs job/{coordinator.name} --namespace {facts.namespace}"
         )
-    said = waiting.why(facts, coordinator) or "the coordinator has no pod yet"
+    said = waiting.why(facts, coordinator) or interruption(facts, coordinator)
+    said = said or "the coordinator has no pod yet"
     return f"{job.stage} waits for the coordinator: {said}"
 
 
@@ -121,7 +147,8 @@ def _as_coordinator_told(facts: Facts, job: StageJob) -> str | None:
 
 def _with_message(end: Exit) -> str:
     """Put code and the pod's last words together: `65: column 'answer' not found`."""
-    words = end.message.removeprefix(f"{end.code}: ")
+    # What a person would do at a terminal, Kubernetes does, or an upgrade.
+    words = end.message.removeprefix(f"{end.code}: ").partition("; run the same command again")[0]
     return f"{end.code}: {words}" if words else failures.with_meaning(end.code)
 
 
@@ -144,8 +171,9 @@ def waiting_or_running(facts: Facts, job: StageJob) -> str:
         return _running(job, running, before)
     leaving = [pod for pod in facts.pods_of(job) if pod.deleting]
     if leaving:
-        reason = before or f"pod {leaving[-1].name} is being deleted{_REPLACED}"
-        return f"{job.stage} is interrupted: {reason}"
+        reason = f"pod {leaving[-1].name} is being deleted{_REPLACED}"
+        again = f"; before: {before}" if before and leaving[-1].name not in before else ""
+        return f"{job.stage} is interrupted: {before if before and not again else reason}{again}"
     if before:
         return f"{job.stage} is about to start again: {before}"
     return f"{job.stage} is released; its pod is about to be created"

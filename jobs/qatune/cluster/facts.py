@@ -85,6 +85,10 @@ class Facts:
     nodes: Sequence[Node]
     quotas: Sequence[Quota]
     now: datetime
+    missing: Sequence[str] = ()
+    """Stages that the coordinator was told of and that have no Job."""
+    others: Sequence[str] = ()
+    """Other releases in the namespace whose run has the same name."""
 
     def pods_of(self, job: StageJob) -> list[Pod]:
         return [pod for pod in self.pods if pod.job == job.name]
@@ -99,8 +103,10 @@ def gather(cluster: Cluster, run: str) -> Facts:
 
     Nodes, quotas and events may be closed to the user: then they are left out.
     """
-    found = run_jobs(cluster, run)
+    found, others = run_jobs(cluster, run)
     names = {job.name for job in found}
+    coordinator = next((job for job in found if job.stage == jobs.COORDINATOR), None)
+    told = coordinator.told if coordinator else ()
     pods = sorted(
         (_pod(each) for each in cluster.pods(f"{jobs.RUN}={run}")), key=lambda pod: pod.created
     )
@@ -110,27 +116,32 @@ def gather(cluster: Cluster, run: str) -> Facts:
         run=run,
         namespace=cluster.namespace,
         stages=[job for stage in STAGES for job in found if job.stage == stage],
-        coordinator=next((job for job in found if job.stage == jobs.COORDINATOR), None),
+        coordinator=coordinator,
+        missing=[stage for stage, name in told if name not in names],
+        others=others,
         pods=pods,
-        events=_events(cluster, names),
+        events=_events(cluster, found),
         nodes=_nodes(cluster) if stuck else (),
         quotas=_quotas(cluster),
         now=datetime.now(UTC),
     )
 
 
-def run_jobs(cluster: Cluster, run: str) -> list[StageJob]:
-    """Return the Jobs of a run's newest attempt."""
+def run_jobs(cluster: Cluster, run: str) -> tuple[list[StageJob], list[str]]:
+    """Return the Jobs of a run's newest attempt, and the other releases that have the run."""
     found = [jobs.read(each) for each in cluster.jobs(f"{jobs.RUN}={run}")]
     if not found:
         raise MissingInputError(_no_such_run(cluster, run))
     newest = max(found, key=lambda job: (job.created, job.attempt))
-    return [job for job in found if (job.release, job.attempt) == (newest.release, newest.attempt)]
+    ours = [job for job in found if (job.release, job.attempt) == (newest.release, newest.attempt)]
+    return ours, sorted({job.release for job in found} - {newest.release})
 
 
 def _no_such_run(cluster: Cluster, run: str) -> str:
     there = sorted({jobs.read(each).run for each in cluster.jobs(jobs.RUN)})
-    named = f"runs there: {', '.join(there)}" if there else "there is no run at all"
+    named = (
+        f"runs there: {', '.join(there)}" if there else "there is none; --namespace names another"
+    )
     return f"no run {run!r} in namespace {cluster.namespace}; {named}"
 
 
@@ -182,18 +193,24 @@ def _moment(text: str | None) -> datetime | None:
     return jobs.moment(text) if text else None
 
 
-def _events(cluster: Cluster, names: set[str]) -> list[Event]:
-    """Return the events of these Jobs and of their pods, which may be gone."""
+def _events(cluster: Cluster, ours: Sequence[StageJob]) -> list[Event]:
+    """Return the events of these Jobs and of their pods, which may be gone.
+
+    What happened before a Job was made is of an earlier one of its name.
+    """
     try:
         found = [_event(each) for each in cluster.events()]
     except NotAllowedError:
         return []
-    ours = [
+    kept = [
         each
         for each in found
-        if each.name in names or any(is_pod_of(each.name, job) for job in names)
+        if any(
+            each.at >= job.created and (each.name == job.name or is_pod_of(each.name, job.name))
+            for job in ours
+        )
     ]
-    return sorted(ours, key=lambda event: event.at)
+    return sorted(kept, key=lambda event: event.at)
 
 
 def _event(found: Mapping[str, Any]) -> Event:

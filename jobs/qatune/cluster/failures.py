@@ -68,9 +68,14 @@ def then_upgrade(job: StageJob) -> str:
     return f"mend it, then {upgrade(job)}"
 
 
+def again(job: StageJob) -> str:
+    """Make what a release lacks once more."""
+    return f"helm upgrade {job.release} CHART --namespace {job.namespace} --reset-then-reuse-values"
+
+
 def upgrade(job: StageJob) -> str:
-    settings = f"--reset-then-reuse-values --set run.attempt={job.attempt + 1}"
-    return f"helm upgrade {job.release} CHART --namespace {job.namespace} {settings}"
+    """Start the next attempt."""
+    return f"{again(job)} --set run.attempt={job.attempt + 1}"
 
 
 def indexes(text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """A stage's Job as this package sees it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -54,6 +54,8 @@ class StageJob:
     failed: int
     failed_indexes: str
     """As `0,3-5`; empty where each index is not on its own."""
+    told: Sequence[tuple[str, str]]
+    """Of the coordinator: stages and the Jobs it looks after, in order."""
     complete: Condition | None
     failure: Condition | None
 
@@ -98,6 +100,7 @@ def read(found: Mapping[str, Any]) -> StageJob:
         succeeded=status.get("succeeded") or 0,
         failed=status.get("failed") or 0,
         failed_indexes=status.get("failedIndexes") or "",
+        told=_told(spec),
         complete=_condition(status, "Complete"),
         failure=_condition(status, "Failed"),
     )
@@ -105,6 +108,18 @@ def read(found: Mapping[str, Any]) -> StageJob:
 
 def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def _told(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Read `--job=train=NAME` from the arguments of the coordinator's container."""
+    pod = (spec.get("template") or {}).get("spec") or {}
+    arguments = [
+        each.removeprefix("--job=").partition("=")
+        for container in pod.get("containers") or ()
+        for each in container.get("args") or ()
+        if each.startswith("--job=")
+    ]
+    return [(stage, name) for stage, _, name in arguments]
 
 
 def _suspended_by(meta: Mapping[str, Any]) -> str:

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 
 from qatune import log
+from qatune.cluster.client import NoSuchObjectError
 from qatune.errors import QatuneError, UnavailableError
 
 OUTAGE_SECONDS = 300.0
 """Services come back from restarts and node repairs in less."""
 START_SECONDS = 60.0
-"""Helm creates objects and rights in any order; what is missing after that stays missing."""
+"""Helm creates objects and rights in any order; what is refused after that stays refused."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 
@@ -23,13 +24,16 @@ class Patience:
         self._pause = _FIRST_PAUSE
 
     def bear(self, error: QatuneError) -> None:
-        """Wait a while, or raise `error` where it has lasted too long."""
+        """Wait a while, or raise `error` where it has lasted too long.
+
+        A Job that is gone is waited for without end: an upgrade brings it back.
+        """
         now = time.monotonic()
         if self._since is None:
             self._since = now
             log.get().warning("trying again", reason=str(error))
-        unavailable = isinstance(error, UnavailableError)
-        if now - self._since > (OUTAGE_SECONDS if unavailable else START_SECONDS):
+        allowed = OUTAGE_SECONDS if isinstance(error, UnavailableError) else START_SECONDS
+        if now - self._since > allowed and not isinstance(error, NoSuchObjectError):
             raise error
         self._sleep(random.uniform(0.5, 1) * self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

@@ -37,6 +37,8 @@ class Status:
     run: str
     where: str
     stages: Sequence[Line]
+    explained: str | None
+    """What `qatune explain` says of the run."""
     notes: Sequence[str]
     """What could not be read."""
 
@@ -58,11 +60,14 @@ def from_cluster(facts: Facts, store: Store | None, notes: Sequence[str] = ()) -
         )
         for job in facts.stages
     ]
+    lines += [Line(stage, "gone", None, None, None, None) for stage in facts.missing]
+    lines.sort(key=lambda line: STAGES.index(line.stage))
     where = f"namespace {facts.namespace}"
-    return Status(facts.run, where, lines, [*notes, *failed])
+    others = [f"release {name} works on this run, too" for name in facts.others]
+    return Status(facts.run, where, lines, diagnosis.explain(facts), [*notes, *failed, *others])
 
 
-def from_store(store: Store, run: str) -> Status:
+def from_store(store: Store, run: str, why: str = "no cluster") -> Status:
     """Describe a run by its manifests and heartbeats; raise MissingInputError for none."""
     recipe = artifacts.bound_recipe(store, run)
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
@@ -73,7 +78,7 @@ def from_store(store: Store, run: str) -> Status:
         seen = "complete" if found else "begun" if beat else "not begun"
         seconds = sum(found[0].seconds.values()) if found else None
         lines.append(Line(stage, seen, None, beat, seconds, None))
-    return Status(run, store.uri, lines, ["no cluster: this is what the store says"])
+    return Status(run, store.uri, lines, None, [f"{why}: this is what the store says"])
 
 
 def state(facts: Facts, job: StageJob) -> str:
@@ -125,7 +130,8 @@ def _progress_of(
             beat = _progress(store, run, job.stage, job.completions if job.sharded else 1)
         except QatuneError as error:
             return beats, [f"no progress: {error}"]
-        if beat:
+        # An earlier attempt's last one tells nothing of this one.
+        if beat and datetime.fromisoformat(beat["at"]) >= job.started:
             beats[job.stage] = beat
     return beats, []
 
@@ -162,11 +168,9 @@ def show(status: Status) -> None:
         shown = (line.state, line.pods or "", progress_text(line.progress), _time(line.seconds))
         table.add_row(line.stage, *map(escape, shown))
     console.print(table)
-    for line in status.stages:
-        if line.reason:
-            console.print(escape(line.reason), soft_wrap=True)
-    for note in status.notes:
-        console.print(escape(note), soft_wrap=True)
+    said = [status.explained, *(line.reason for line in status.stages), *status.notes]
+    for sentence in dict.fromkeys(filter(None, said)):
+        console.print(escape(sentence), soft_wrap=True)
 
 
 def progress_text(beat: Mapping[str, Any] | None) -> str:
@@ -176,11 +180,15 @@ def progress_text(beat: Mapping[str, Any] | None) -> str:
     total = "?" if beat["total"] is None else f"{beat['total']:,}"
     text = f"{beat['done']:,}/{total} {beat['unit']}"
     if beat["rate_per_second"]:
-        text += f", {beat['rate_per_second']:.3g} a second"
+        text += f", {_rate(beat['rate_per_second'])} a second"
     if beat["eta_seconds"]:
         text += f", {_time(beat['eta_seconds'])} left"
     age = (datetime.now(UTC) - datetime.fromisoformat(beat["at"])).total_seconds()
     return f"{text} ({_time(age)} ago)" if age > _STALE_SECONDS else text
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"  # noqa: PLR2004
 
 
 def _time(seconds: float | None) -> str:

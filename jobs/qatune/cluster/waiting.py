@@ -1,7 +1,7 @@
 """Why pods of a Job do not run yet, in words. Pure: each function looks for one cause."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qatune.cluster import failures, scheduling
 from qatune.cluster.facts import Facts, Pod, Quota
@@ -51,6 +51,11 @@ def _quota(facts: Facts, job: StageJob, found: re.Match[str]) -> str:
     name, asked, used, limit = found.groups()
     current = next((each for each in facts.quotas if each.name == name), Quota(name, {}))
     limits, uses = _amounts(limit), _amounts(used)
+    if _fits(_amounts(asked), current.used, limits):
+        return (
+            f"{job.stage} gets no pod yet: quota {name} of namespace {facts.namespace} had no "
+            "room; it has now, and the Job tries again by itself"
+        )
     rooms = [
         f"{current.used.get(what, uses.get(what, '?'))} of {limits.get(what, '?')} is used"
         for what in _amounts(asked)
@@ -59,6 +64,17 @@ def _quota(facts: Facts, job: StageJob, found: re.Match[str]) -> str:
     return (
         f"{job.stage} gets no pod: quota {name} of namespace {facts.namespace} allows no more: "
         f"a pod asks for {wishes}, and {' and '.join(rooms)}"
+    )
+
+
+def _fits(asked: Mapping[str, str], used: Mapping[str, str], limits: Mapping[str, str]) -> bool:
+    """Tell whether what is asked has room beside what is used now, as far as that is known."""
+    return all(
+        what in used
+        and what in limits
+        and scheduling.quantity(amount) + scheduling.quantity(used[what])
+        <= scheduling.quantity(limits[what])
+        for what, amount in asked.items()
     )
 
 
@@ -121,8 +137,9 @@ def _configuration(facts: Facts, job: StageJob) -> str | None:
         if not mounts:
             return None
         missing = mounts[-1].rpartition(" : ")[2]
+    mend = "add that key" if "find key" in missing else "create it"
     return (
-        f"{job.stage} cannot start: {missing}; create it in namespace {facts.namespace} and the "
+        f"{job.stage} cannot start: {missing}; {mend} in namespace {facts.namespace} and the "
         "stage starts by itself"
     )
 
