@@ -16,6 +16,8 @@ _QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|Ki|m)?$"
 _STORE = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?$"
 _URL = r"^https?://[^/ ]+"
 _IMAGE = r"^[^ ]+$"
+_REGISTRY = r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*/?)?$"
+_TAG = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 
 
 ObjectName = Annotated[
@@ -80,8 +82,8 @@ class ServiceAccount(KubernetesSection):
 class Image(KubernetesSection):
     """Where images come from: `<registry>/qatune-<stage>:<tag>`."""
 
-    registry: str = ""
-    tag: str | None = None
+    registry: Annotated[str, Field(pattern=_REGISTRY)] = ""
+    tag: Annotated[str, Field(pattern=_TAG)] | None = None
     """The chart's version, if not given."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     pull_secrets: tuple[ObjectName, ...] = ()

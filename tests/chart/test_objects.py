@@ -304,13 +304,6 @@ def test_two_releases_never_meet_in_a_name():
         assert not shared
 
 
-def test_a_variable_of_the_user_s_stands_instead_of_the_chart_s():
-    settings = ("stages.train.env[0].name=HOME", "stages.train.env[0].value=/home/me")
-    job = of(render(*settings), "Job", "train")
-    given = [each for each in container(job)["env"] if each["name"] == "HOME"]
-    assert given == [{"name": "HOME", "value": "/home/me"}]
-
-
 def test_a_test_asks_for_no_pool(full):
     tests = {name: pod for name, pod in pods(full).items() if "-test-" in name}
     assert sorted(tests) == sorted(f"run-1-test-{stage}" for stage in STAGES)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from tests.support.chart import CHART, RECIPE, helm, of, refusal, render
+from tests.support.chart import CHART, RECIPE, STAGES, helm, of, refusal, render
 from tests.support.qatune_command import qatune
 
 from qatune import recipe
@@ -59,6 +59,8 @@ def test_a_million_stays_a_whole_number(tmp_path):
         ("stages.train.tolerations[0].efect=NoSchedule", "additional properties 'efect'"),
         ("stages.train.resources.limits.memory=8 GB", "'8 GB' does not match pattern"),
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
+        ("image.registry=https://here", "at '/image/registry'"),
+        ("image.tag=a b", "at '/image/tag'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(setting, named):
@@ -89,6 +91,61 @@ def test_a_label_that_policies_select_by_is_not_given_away(label):
     name = label.replace(".", "\\.")
     said = refusal(f"stages.train.podLabels.{name}=x")
     assert f"stages.train.podLabels: {label} is the chart's own" in said
+
+
+@pytest.mark.parametrize(
+    ("what", "requested", "limit"),
+    [
+        ("memory", "9Gi", "8Gi"),
+        ("memory", "9Gi", "8589934592"),
+        ("memory", "9G", "8Gi"),
+        ("cpu", "1", "900m"),
+        ("cpu", "1.5", "1"),
+        ("ephemeral-storage", "2T", "1Ti"),
+    ],
+)
+def test_more_than_the_limit_is_not_requested(what, requested, limit):
+    where = "stages.preprocess.resources"
+    asked = f"{where}.requests.{what}={requested}"
+    said = refusal(asked, f"{where}.limits.{what}={limit}")
+    assert f"{where}: {requested} {what} are requested, more than the limit of {limit}" in said
+    assert render(asked, f"{where}.limits.{what}={requested}")
+
+
+@pytest.mark.parametrize(("requested", "limit"), [("8Gi", "8589934592"), ("500m", "0.5")])
+def test_two_ways_to_write_an_amount_are_equal(requested, limit):
+    where = "stages.preprocess.resources"
+    assert render(f"{where}.requests.memory={requested}", f"{where}.limits.memory={limit}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("train.env[0].name=QATUNE_STORE", "stages.train.env: QATUNE_STORE is set by the chart"),
+        ("train.env[0].name=QATUNE_NODES", "stages.train.env: QATUNE_NODES is set by the chart"),
+        (
+            "coordinator.env[0].name=QATUNE_NAMESPACE",
+            "stages.coordinator.env: QATUNE_NAMESPACE is set by the chart",
+        ),
+    ],
+)
+def test_a_variable_of_the_chart_s_is_not_given_away(setting, named):
+    assert named in refusal(f"stages.{setting}")
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"])
+def test_a_secret_does_not_stand_in_the_values(name):
+    given = f"stages.train.env[0].name={name}"
+    assert f"stages.train.env: {name} looks like a secret" in refusal(
+        given, "stages.train.env[0].value=hf_abc"
+    )
+    source = "stages.train.env[0].valueFrom.secretKeyRef"
+    assert render(given, f"{source}.name=keys", f"{source}.key=k")
+
+
+def test_a_run_without_stages_is_refused():
+    none = [f"stages.{stage}.enabled=false" for stage in STAGES]
+    assert "no stage is left to run" in refusal(*none)
 
 
 def test_without_a_recipe_or_a_store_it_says_which_is_missing():

@@ -63,7 +63,17 @@ def test_a_started_run_does_not_change(namespace, values):
         "fixed", values, "recipe.train.seed=7", command="upgrade", check=False
     ).stderr
     assert 'run "fixed", attempt 1, has been started with other values' in said
+    assert "release of its own: helm install OTHER CHART" in said
     assert "--set run.attempt=2" in said
+
+
+def test_a_run_at_work_is_neither_ended_nor_doubled(namespace, values):
+    other = namespace.install("fixed", values, "run.name=other", command="upgrade", check=False)
+    assert 'run "fixed" of this release is at work, and another name would end it' in other.stderr
+    second = namespace.install("second", values, "run.name=fixed", check=False)
+    namespace.releases.remove("second")
+    assert 'release "fixed" is at work on run "fixed"' in second.stderr
+    assert e2e.condition(namespace.jobs("fixed")["coordinator"]) is None
 
 
 def test_a_begun_run_keeps_its_recipe_and_its_attempts(namespace, values):
@@ -112,7 +122,7 @@ def test_a_run_s_name_has_one_recipe(namespace, values, bucket):
     (pod,) = namespace.pods("again", "preprocess")
     state = pod["status"]["containerStatuses"][0]["state"]["terminated"]
     assert state["exitCode"] == 78
-    assert "already has another recipe (train.seed: 7, not 42)" in state["message"]
+    assert "already has another recipe (train.seed: 42 there, 7 here)" in state["message"]
     assert bucket.manifest("data", "evaluate")
 
 

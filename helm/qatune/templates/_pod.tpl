@@ -7,6 +7,7 @@ Parts of a pod, as every component has them:
   qatune.mounts       where the volumes lie
   qatune.volumes      scratch room, the recipe, certificates, shared memory
   qatune.resources    requests and limits, GPUs included
+  qatune.amount       a quantity as a number
 */ -}}
 
 {{- define "qatune.pod" -}}
@@ -59,15 +60,11 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* A variable that the user gives stands instead of the chart's own. */ -}}
 {{- define "qatune.env" -}}
-{{- $given := (index .root.Values.stages .component).env -}}
-{{- $names := list -}}
-{{- range $given }}{{ $names = append $names .name }}{{ end -}}
-{{- range concat (include "qatune.env.own" . | fromYamlArray) (.env | default list) $given -}}
-{{- if or (has . $given) (not (has .name $names)) }}
+{{- $own := concat (include "qatune.env.own" . | fromYamlArray) (.env | default list) -}}
+{{- include "qatune.guard.env" (dict "root" .root "component" .component "own" $own) -}}
+{{- range concat $own (index .root.Values.stages .component).env }}
 - {{ toJson . }}
-{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -131,6 +128,21 @@ securityContext:
 {{- if dig "gpu" "count" 0 $pod | int -}}
 {{- $gpu = dict $pod.gpu.resource (int $pod.gpu.count) -}}
 {{- end -}}
+{{- range $what, $amount := $pod.resources.requests -}}
+{{- with get $pod.resources.limits $what -}}
+{{- if gt (include "qatune.amount" $amount | float64) (include "qatune.amount" . | float64) -}}
+{{- fail (printf "\n\nstages.%s.resources: %v %s are requested, more than the limit of %v\n" $.component $amount $what .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 requests: {{- merge (dict) $gpu $pod.resources.requests | toYaml | nindent 2 }}
 limits: {{- merge (dict) $gpu $pod.resources.limits | toYaml | nindent 2 }}
+{{- end -}}
+
+{{- /* A quantity of Kubernetes' as a number: 1.5Gi, 250m, 4 */ -}}
+{{- define "qatune.amount" -}}
+{{- $decimal := dict "" 1 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $binary := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $unit := toString . | regexFind "[A-Za-z]*$" -}}
+{{- mulf (toString . | trimSuffix $unit | float64) (merge $decimal $binary | dig $unit 1 | float64) -}}
 {{- end -}}
