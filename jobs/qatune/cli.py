@@ -12,10 +12,9 @@ from qatune.errors import QatuneError, UsageError
 from qatune.options import (
     checked_name,
     new_run_option,
-    recipe_option,
     run_argument,
-    run_option,
     set_option,
+    stage_options,
     store_option,
 )
 
@@ -68,10 +67,7 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
 
 def _stage_command(stage: str, doc: str) -> Callable[..., None]:
     @cli.command(name=stage, help=doc)
-    @run_option
-    @store_option
-    @recipe_option
-    @set_option
+    @stage_options
     def command(
         run_name: str, store_uri: str, recipe_name: str | None, overrides: tuple[str, ...]
     ) -> None:
@@ -85,10 +81,7 @@ _stage_command("evaluate", "Measure the answers and write the report.")
 
 
 @cli.command()
-@run_option
-@store_option
-@recipe_option
-@set_option
+@stage_options
 @click.option(
     "--nodes",
     type=click.IntRange(min=1),
@@ -175,10 +168,7 @@ def _train_together(group: "Group") -> None:
 
 
 @cli.command()
-@run_option
-@store_option
-@recipe_option
-@set_option
+@stage_options
 @click.option(
     "--shards",
     type=click.IntRange(min=1),

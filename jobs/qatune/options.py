@@ -1,12 +1,14 @@
 """What several commands take from the command line and the environment."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from qatune.errors import UsageError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -51,3 +53,10 @@ recipe_option = click.option(
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe."
 )
+
+
+def stage_options(command: Command) -> Command:
+    """Give a command what every stage takes."""
+    for option in (set_option, recipe_option, store_option, run_option):
+        command = option(command)
+    return command
