@@ -76,6 +76,18 @@ def test_a_run_at_work_is_neither_ended_nor_doubled(namespace, values):
     assert e2e.condition(namespace.jobs("fixed")["coordinator"]) is None
 
 
+def test_a_deleted_job_comes_back_with_an_upgrade(namespace, values):
+    namespace.kubectl("delete", "job", namespace.jobs("fixed")["preprocess"]["metadata"]["name"])
+    e2e.wait_for("its absence", 30, lambda: "preprocess has no Job" in explain(namespace, "fixed"))
+    shown = qatune("status", "fixed", "--namespace", namespace.name).stdout
+    assert "gone" in shown
+    namespace.install("fixed", values, "stages.preprocess.gpu.count=99", command="upgrade")
+    e2e.wait_for(
+        "its release", 60, lambda: not namespace.jobs("fixed")["preprocess"]["spec"]["suspend"]
+    )
+    assert e2e.condition(namespace.jobs("fixed")["coordinator"]) is None
+
+
 def test_a_begun_run_keeps_its_recipe_and_its_attempts(namespace, values):
     changed = ("recipe.train.seed=7", "run.attempt=3")
     said = namespace.install("data", values, *changed, command="upgrade", check=False).stderr
