@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from tests.support import cluster, finished_run
+from tests.support import cluster, finished_run, group
+from tests.support.cluster import RUN, STAGES
 
 from qatune.store.folder import FolderStore
 
@@ -30,3 +31,29 @@ def recipe_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "recipe.json"
     path.write_text(json.dumps({"recipe": finished_run.recipe().model_dump(mode="json")}))
     return path
+
+
+@pytest.fixture
+def deploy(space, tmp_path):
+    """Create a release's Jobs and its coordinator's account; return that one's kubeconfig."""
+
+    def deployed(release, *made):
+        space.apply(*cluster.coordinator_rights(release, made), *made)
+        return cluster.kubeconfig_of(space, f"{release}-coordinator", tmp_path)
+
+    return deployed
+
+
+@pytest.fixture
+def command(finished_store, recipe_file):
+    """Start the real command; it reads manifests of a finished run, so Jobs alone decide."""
+
+    def started(release, kubeconfig, *more, store=None, stages=STAGES):
+        arguments = [
+            *("coordinate", "--run", RUN, "--name", f"{release}-coordinator"),
+            *(f"--job={stage}={release}-{stage}" for stage in stages),
+            *("--store", (store or finished_store).uri, "--recipe", str(recipe_file), *more),
+        ]
+        return group.started([str(group.QATUNE), *arguments], KUBECONFIG=str(kubeconfig))
+
+    return started

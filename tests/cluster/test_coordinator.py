@@ -1,12 +1,8 @@
 """The coordinator on a real cluster, with the rights that the chart gives it and no others."""
 
 import json
-import os
-import signal
-import subprocess
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,78 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 from tests.support import cluster, finished_run
-from tests.support.cluster import RUN, STAGES, eventually, stage_job
-from tests.support.qatune_command import QATUNE
+from tests.support.cluster import STAGES, eventually, stage_job
+from tests.support.coordinating import connected, ended, in_process, note, play_controller
 
 from qatune.cluster import client, coordinator
-from qatune.cluster.coordinator import Coordinator, StageFailedError
-from qatune.errors import InterruptedRunError, NotAllowedError, UnavailableError
+from qatune.cluster.coordinator import StageFailedError
+from qatune.errors import NotAllowedError
 from qatune.store.folder import FolderStore
 
 SECONDS_TO_THE_NEXT_POD = 3
-
-
-@pytest.fixture
-def deploy(space, tmp_path):
-    """Create a release's Jobs and its coordinator's account; return that one's kubeconfig."""
-
-    def deployed(release, *made):
-        space.apply(*cluster.coordinator_rights(release, made), *made)
-        return cluster.kubeconfig_of(space, f"{release}-coordinator", tmp_path)
-
-    return deployed
-
-
-@pytest.fixture
-def command(finished_store, recipe_file):
-    """Start the real command; it reads manifests of a finished run, so Jobs alone decide."""
-
-    @contextmanager
-    def started(release, kubeconfig, *more, store=None, stages=STAGES):
-        arguments = [
-            *("coordinate", "--run", RUN, "--name", f"{release}-coordinator"),
-            *(f"--job={stage}={release}-{stage}" for stage in stages),
-            *("--store", (store or finished_store).uri, "--recipe", str(recipe_file), *more),
-        ]
-        process = subprocess.Popen(
-            [str(QATUNE), *arguments],
-            env=os.environ | {"KUBECONFIG": str(kubeconfig)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
-
-    return started
-
-
-def ended(process, seconds=90):
-    """Return exit code and last line."""
-    _, errors = process.communicate(timeout=seconds)
-    return process.returncode, errors.strip().splitlines()[-1]
-
-
-def connected(kubeconfig, monkeypatch):
-    with monkeypatch.context() as its:
-        its.setenv("KUBECONFIG", str(kubeconfig))
-        return client.connect()
-
-
-def in_process(api, store, release, stages=STAGES, **fields):
-    names = {stage: f"{release}-{stage}" for stage in stages}
-    recipe = finished_run.recipe()
-    return Coordinator(api, store, RUN, recipe, names, f"{release}-coordinator", **fields)
-
-
-def note(space, job, name):
-    return space.get("job", job)["metadata"].get("annotations", {}).get(f"qatune/{name}")
-
-
-def seconds(text):
-    return datetime.fromisoformat(text).timestamp()
 
 
 def test_stages_run_in_order_each_soon_after_the_one_before(space, deploy, command):
@@ -171,102 +104,6 @@ def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(space, deploy
     assert "generate failed in 2 of 3 shards: 0, 2 (shards 0, 2: " in line
 
 
-def test_killed_over_and_over_it_releases_each_job_once(space, deploy, command):
-    stages = STAGES[:2]
-    jobs = [stage_job(stage, "sleep 3", release="killed") for stage in stages]
-    kubeconfig = deploy("killed", *jobs)
-    kills, released = 0, {}
-    while True:
-        with command("killed", kubeconfig, stages=stages) as process:
-            time.sleep(1.4)
-            code = process.poll()
-            process.send_signal(signal.SIGKILL)
-        for stage in stages:
-            at = note(space, f"killed-{stage}", "released-at")
-            assert released.setdefault(stage, at) in {None, at}
-            released[stage] = at
-        if code is not None:
-            assert code == 0
-            break
-        kills += 1
-    assert kills >= 3
-    pods = space.get("pods", selector="app.kubernetes.io/instance=killed")
-    assert len(pods) == len(stages)
-
-
-class KilledError(BaseException):
-    """As SIGKILL: nothing handles it."""
-
-
-class Mortal:
-    """A cluster whose caller dies before or after the request of a certain number."""
-
-    def __init__(self, api, number, moment):
-        self._api, self._left, self._moment = api, number, moment
-
-    def __getattr__(self, name):
-        call = getattr(self._api, name)
-
-        def counted(*arguments):
-            self._left -= 1
-            if self._left == 0 and self._moment == "before":
-                raise KilledError
-            answer = call(*arguments)
-            if self._left == 0 and self._moment == "after":
-                raise KilledError
-            return answer
-
-        return counted
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_request_a_restart_changes_nothing(
-    space, deploy, finished_store, monkeypatch, moment
-):
-    """Jobs of a manager of our own: this test plays the controller, so no pod is waited for."""
-    release = f"steps-{moment}"
-    made = [stage_job(stage, release=release, managedBy="example.com/nobody") for stage in STAGES]
-    api = connected(deploy(release, *made), monkeypatch)
-    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.0)
-    number, versions = 1, {}
-    while True:
-        mortal = Mortal(api, number, moment)
-        try:
-            in_process(mortal, finished_store, release).coordinate()
-        except KilledError:
-            number += 1
-        except StageFailedError as error:
-            assert "generate failed" in str(error)
-            break
-        for job in space.get("jobs", selector=f"app.kubernetes.io/instance={release}"):
-            at = job["metadata"].get("annotations", {}).get("qatune/released-at")
-            if at:
-                # Once released, no restart writes to it again.
-                name, version = job["metadata"]["name"], job["metadata"]["generation"]
-                assert versions.setdefault(name, (at, version)) == (at, version)
-            _play_controller(space, job)
-    # Each kind of request was the last one: to read, to release, to annotate, to write the Event.
-    assert number == 7
-    assert "generate failed" in note(space, f"{release}-evaluate", "blocked")
-    assert space.get("event", f"{release}-coordinator")["count"] == 1
-
-
-def _play_controller(space, job):
-    """End a released Job: well, but for generate, which fails."""
-    if job["spec"]["suspend"] or "conditions" in job["status"]:
-        return
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    fails = job["metadata"]["name"].endswith("generate")
-    kinds = ("FailureTarget", "Failed") if fails else ("SuccessCriteriaMet", "Complete")
-    conditions = [
-        {"type": kind, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": now}
-        for kind in kinds
-    ]
-    status = {"startTime": now, "conditions": conditions}
-    status |= {} if fails else {"completionTime": now, "succeeded": 1}
-    space.patch("job", job["metadata"]["name"], {"status": status}, "--subresource=status")
-
-
 def test_with_kueue_the_label_is_changed_and_kueue_unsuspends(space, deploy, command):
     stages = STAGES[:2]
     jobs = [cluster.with_kueue(stage_job(stage, release="kueue")) for stage in stages]
@@ -338,7 +175,7 @@ def complete_preprocess(space, deploy, monkeypatch):
             "preprocess", release=release, managedBy="example.com/nobody", suspend=False
         )
         kubeconfig = deploy(release, job, stage_job("train", release=release))
-        _play_controller(space, space.get("job", f"{release}-preprocess") | {"status": {}})
+        play_controller(space, space.get("job", f"{release}-preprocess") | {"status": {}})
         return connected(kubeconfig, monkeypatch)
 
     return made
@@ -381,29 +218,6 @@ def test_its_rights_are_the_named_jobs_and_one_event(space, deploy, monkeypatch)
             call()
 
 
-def test_sigterm_ends_it_at_once_with_75(deploy, command):
-    kubeconfig = deploy("stopped", stage_job("preprocess", "sleep 60", release="stopped"))
-    with command("stopped", kubeconfig, stages=["preprocess"]) as process:
-        process.stderr.readline()  # it has released the Job
-        start = time.monotonic()
-        process.terminate()
-        assert ended(process)[0] == 75
-        assert time.monotonic() - start < 2
-
-
-def test_sigterm_is_not_taken_for_a_failure_of_the_library_at_work(finished_store):
-    class Careless:
-        def job(self, _name):
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(5)
-            except Exception as error:
-                raise UnavailableError("no answer") from error
-
-    with pytest.raises(InterruptedRunError):
-        in_process(Careless(), finished_store, "careless").coordinate()
-
-
 def test_a_job_that_is_gone_is_waited_for_until_helm_brings_it_back(
     space, deploy, finished_store, monkeypatch
 ):
@@ -418,21 +232,6 @@ def test_a_job_that_is_gone_is_waited_for_until_helm_brings_it_back(
     monkeypatch.setattr(coordinator, "decide", lambda *_: coordinator.Action.NEXT)
     ours.coordinate()
     helm.join()
-
-
-def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(
-    deploy, finished_store, monkeypatch, tmp_path, capfd
-):
-    kubeconfig = deploy("outage", stage_job("preprocess", release="outage"))
-    text = kubeconfig.read_text()
-    server = text.split('"server": "')[1].split('"')[0]
-    gone = tmp_path / "gone"
-    gone.write_text(text.replace(server, "https://127.0.0.1:9"))
-    ours = in_process(connected(gone, monkeypatch), finished_store, "outage", ["preprocess"])
-    monkeypatch.setattr("qatune.cluster.patience.OUTAGE_SECONDS", 2.0)
-    with pytest.raises(UnavailableError, match="Kubernetes API does not answer"):
-        ours.coordinate()
-    assert capfd.readouterr().out.count("trying again") == 1
 
 
 def test_what_it_asks_and_holds_does_not_grow_with_shards(

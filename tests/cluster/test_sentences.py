@@ -1,78 +1,33 @@
-"""What `explain` and `status` say of Jobs and pods that are made by hand.
+"""What `explain` says of Jobs and pods that are made by hand.
 
 These are what a test cannot wait for, or must not do to nodes.
 """
 
-import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 
 import pytest
-from tests.support import cluster
 from tests.support.cluster import STAGES
-
-from qatune.cluster import diagnosis, failures, jobs, status
-from qatune.cluster.facts import Event, Exit, Facts, Pod, Quota
-from qatune.cluster.jobs import Condition
-from qatune.cluster.scheduling import Needs
-from qatune.store.memory import MemoryStore
-
-NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-NEEDS = Needs({"pods": Decimal(1)})
-
-
-def a_job(stage, **fields):
-    made = cluster.stage_job(stage)
-    made["metadata"] |= {
-        "namespace": "ml",
-        "uid": stage,
-        "resourceVersion": "1",
-        "creationTimestamp": "2026-03-01T12:00:00Z",
-    }
-    return replace(jobs.read(made), store="s3://bucket/team", **fields)
-
-
-def a_pod(stage, name="x7x2k", **fields):
-    nothing = dict.fromkeys(
-        (
-            *("node", "evicted", "disrupted", "unschedulable", "waiting"),
-            *("running_since", "exit", "memory_limit"),
-        )
-    )
-    given = {
-        "name": f"demo-{stage}-{name}",
-        "job": f"demo-{stage}",
-        "created": NOW,
-        "phase": "Running",
-        "deleting": False,
-        "image": "qatune:1",
-        "needs": NEEDS,
-    }
-    return Pod(**nothing | given | fields)
-
-
-def a_run(*stages, pods=(), events=(), nodes=(), quotas=(), coordinator=None, **more):
-    return Facts("finished", "ml", stages, coordinator, pods, events, nodes, quotas, NOW, **more)
-
-
-def an_event(name, reason, message="", kind="Pod"):
-    return Event(kind, name, reason, message, NOW)
-
-
-DONE = Condition("CompletionsReached", "", NOW)
-RELEASED = {"released_at": "2026-03-01T12:10:00+00:00"}
-COORDINATOR = a_job("coordinator", suspended=False)
-AT_WORK = a_pod("coordinator", running_since=NOW)
-COMPLETE = a_job("preprocess", complete=DONE, suspended=False, **RELEASED)
-RUNNING = a_job("train", suspended=False, **RELEASED)
-LOST = a_job(
-    "preprocess",
-    suspended=False,
-    failure=Condition("BackoffLimitExceeded", "Job has reached the specified backoff limit", NOW),
-    failed=3,
+from tests.support.made import (
+    AT_WORK,
+    COMPLETE,
+    COORDINATOR,
+    DONE,
+    LOST,
+    NOW,
+    RELEASED,
+    RUNNING,
+    TOLD,
+    a_job,
+    a_pod,
+    a_run,
+    an_event,
 )
+
+from qatune.cluster import diagnosis, failures
+from qatune.cluster.facts import Exit, Quota
+from qatune.cluster.jobs import Condition
 
 SHARDS_FAILED = replace(
     LOST,
@@ -89,7 +44,6 @@ ROWS_MISSING = "generate failed in 2 of 8 shards: 1, 3 (shards 1, 3: 9 rows ...)
 )
 
 UPGRADE = "helm upgrade demo CHART --namespace ml --reset-then-reuse-values"
-TOLD = replace(COORDINATOR, told=[(stage, f"demo-{stage}") for stage in STAGES])
 OVER = Condition("PodFailurePolicy", "", NOW)
 REFUSED = (
     'Error creating: pods "demo-train-x" is forbidden: exceeded quota: team, requested: '
@@ -432,35 +386,3 @@ def test_a_pod_refused_before_another_was_made_is_no_news():
     pods = [a_pod("train", node="gpu-1", running_since=NOW)]
     said = diagnosis.explain(a_run(RUNNING, pods=pods, events=[refused, made]))
     assert said.startswith("train is running")
-
-
-def test_status_shows_what_has_no_job_and_explains():
-    known = a_run(COMPLETE, a_job("generate"), coordinator=TOLD, missing=["train"])
-    found = status.from_cluster(known, None)
-    assert [(line.stage, line.state) for line in found.stages] == [
-        ("preprocess", "complete"),
-        ("train", "gone"),
-        ("generate", "waiting for train"),
-    ]
-    assert json.loads(found.as_json())["explained"] == diagnosis.explain(known)
-
-
-def test_status_says_a_sentence_once(capsys):
-    known = a_run(LOST)
-    found = status.from_cluster(known, None, ["a note"])
-    status.show(found)
-    shown = capsys.readouterr().out
-    assert shown.count(found.stages[0].reason) == 1
-    assert "a note" in shown
-
-
-def test_progress_of_an_earlier_attempt_is_not_shown():
-    store = MemoryStore()
-    known = a_run(replace(RUNNING, started=NOW))
-    for at, shown in ((NOW - timedelta(seconds=1), False), (NOW, True)):
-        beat = {"done": 4, "total": 9, "unit": "steps", "at": at.isoformat()}
-        beat |= {"rate_per_second": 7839.1, "eta_seconds": None}
-        store.replace("runs/finished/train/progress.json", json.dumps(beat).encode())
-        (line,) = status.from_cluster(known, store).stages
-        assert bool(line.progress) == shown
-    assert status.progress_text(line.progress).startswith("4/9 steps, 7,839 a second")

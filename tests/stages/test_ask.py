@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 from tests.stages.test_generate import MAKERS
-from tests.support import answering, tiny
+from tests.support import answering
 from tests.support.answering import lines
 
 from qatune import log
@@ -22,11 +22,6 @@ def folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(folder, tmp_path_factory):
     return answering.random_adapter(folder, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 def base_only(llama, **settings):

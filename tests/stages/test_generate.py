@@ -1,20 +1,19 @@
-import gzip
+"""Held-out rows answered by base and adapter: every row counts once, whatever fails or stops."""
+
 import json
 import os
 import shutil
 import signal
 from dataclasses import asdict
 
-import pyarrow as pa
 import pytest
 import torch
-from pyarrow import parquet
 from tests.support import answering, tiny
-from tests.support.answering import lines, outputs
+from tests.support.answering import KilledError, lines, outputs
 
 from qatune.data.records import Answer, AnsweredRow
 from qatune.data.shards import Shard
-from qatune.errors import BadDataError, InterruptedRunError, MissingInputError, QatuneError
+from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.model.engines import StaticEngine
 from qatune.model.scoring import score
 from qatune.stages import generate
@@ -44,25 +43,8 @@ def adapter(folder, tmp_path_factory):
     return answering.random_adapter(folder, tmp_path_factory.mktemp("adapter"))
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def llama_adapter(llama, tmp_path_factory):
-    return answering.random_adapter(llama, tmp_path_factory.mktemp("adapter"))
-
-
 def run(store, folder, trained, pairs=PAIRS, **settings):
     stage = answering.prepared(store, folder, trained, pairs, **settings)
-    generate.run(stage)
-    return stage
-
-
-def from_file(store, folder, path, **settings):
-    ours = answering.recipe(folder, input=str(path), **{"adapter": "none"} | settings)
-    stage = StageRun.open(store, answering.RUN, "generate", ours)
     generate.run(stage)
     return stage
 
@@ -219,10 +201,6 @@ def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
     assert outputs(store) == {}
 
 
-class KilledError(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("survivor", [0, 1, 2])
 def test_after_a_kill_only_the_missing_parts_are_computed(
     llama, llama_adapter, monkeypatch, survivor
@@ -304,103 +282,6 @@ def test_a_part_of_another_input_is_found(llama):
     assert manifests.load(store, answering.RUN, "generate") is None
 
 
-def test_a_file_of_questions_needs_no_answers(llama, tmp_path):
-    path = tmp_path / "asked.csv"
-    path.write_text("question\nfirst\n\x01\nthird\n", encoding="utf-8")
-    store = MemoryStore()
-    stage = from_file(store, llama, path)
-    assert stage.upstream == {}
-    rows = lines(store, "parts/")
-    assert [(row["id"], row["question"], row["expected"]) for row in rows] == [
-        ("1", "first", None),
-        ("3", "third", None),
-    ]
-    assert {row["base"]["nll"] for row in rows} == {None}
-    assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [
-        ("2", "control_characters")
-    ]
-    assert any("no column 'answer'" in note for note in stage.notes)
-    manifest, _ = manifests.load(store, answering.RUN, "generate")
-    assert str(path) in {ref.key for ref in manifest.inputs}
-
-
-def test_a_file_may_have_some_answers_and_bad_rows(llama, tmp_path):
-    path = tmp_path / "asked.jsonl"
-    path.write_bytes(
-        b'{"question": "one", "answer": "1"}\n{"question": "two"}\nnot json\n'
-        b'{"question": "", "answer": "4"}\n{"question": "five", "answer": ""}\n'
-    )
-    store = MemoryStore()
-    from_file(store, llama, path)
-    assert [(row["id"], row["expected"]) for row in lines(store, "parts/")] == [
-        ("1", "1"),
-        ("2", None),
-        ("5", None),
-    ]
-    assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [
-        ("3", "malformed"),
-        ("4", "empty_question"),
-    ]
-
-
-def test_an_id_that_is_there_twice_is_an_error(llama, tmp_path):
-    path = tmp_path / "asked.csv"
-    path.write_text("key,question\na,one\nb,two\na,three\n", encoding="utf-8")
-    ours = answering.recipe(llama, input=str(path), adapter="none")
-    columns = ours.data.columns.model_copy(update={"id": "key"})
-    ours = ours.model_copy(update={"data": ours.data.model_copy(update={"columns": columns})})
-    store = MemoryStore()
-    generate.run(StageRun.open(store, answering.RUN, "generate", ours))
-    assert [row["id"] for row in lines(store, "parts/")] == ["a", "b"]
-    (error,) = lines(store, "errors/")
-    assert (error["id"], error["question"], error["code"]) == ("row-3", "three", "duplicate_id")
-
-
-def test_a_file_without_rows_or_questions_is_refused(llama, tmp_path):
-    for name, text, reason in (
-        ("header.csv", "question,answer\n", "no rows to answer"),
-        ("other.csv", "text\nx\n", "column 'question' not found"),
-    ):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(BadDataError, match=reason):
-            from_file(MemoryStore(), llama, tmp_path / name)
-
-
-def request(custom_id, content, **body):
-    body = {"model": "m", "messages": [{"role": "user", "content": content}], **body}
-    entry = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
-    return json.dumps(entry).encode() + b"\n"
-
-
-def test_openai_batches_are_read_and_written(llama, llama_adapter, tmp_path):
-    path = tmp_path / "batch.jsonl"
-    path.write_bytes(
-        request("a", "five", max_tokens=3)
-        + request("b", "five", temperature=1.0, seed=4)
-        + request("a", "again")
-        + b"{\n"
-        + request("c", "many", n=2)
-        + request("d", "word " * 300)
-    )
-    store = MemoryStore()
-    stage = from_file(store, llama, path, adapter=str(llama_adapter))
-    assert (stage.counters["answers"], stage.counters["errors"]) == (2, 4)
-    parts = {row["id"]: row for row in lines(store, "parts/")}
-    for one in ("base", "adapter"):
-        written = lines(store, f"openai/{one}")
-        assert [row["custom_id"] for row in written] == ["a", "b", "a", None, "c", "d"]
-        assert [(row["error"] or {}).get("code") for row in written] == [
-            None, None, "duplicate_id", "malformed", "unsupported", "context_full",
-        ]  # fmt: skip
-        assert all((row["response"] is None) != (row["error"] is None) for row in written)
-        body = written[0]["response"]["body"]
-        assert body["choices"][0]["message"]["content"] == parts["a"][one]["text"]
-        assert body["usage"]["completion_tokens"] <= 3
-    again = MemoryStore()
-    from_file(again, llama, path, adapter=str(llama_adapter), batch_size=1)
-    assert outputs(again) == outputs(store)
-
-
 def test_a_damaged_adapter_is_named(llama, llama_adapter):
     store = MemoryStore()
     stage = answering.prepared(store, llama, llama_adapter, PAIRS)
@@ -434,19 +315,6 @@ def test_with_every_part_there_no_model_is_loaded(llama, monkeypatch):
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     after, _ = manifests.load(store, answering.RUN, "generate")
     assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
-
-
-def test_parquet_and_compressed_files_are_read(llama, tmp_path):
-    table = pa.table({"question": ["one", None, "three"], "answer": ["1", "2", None]})
-    parquet.write_table(table, tmp_path / "asked.parquet")
-    with gzip.open(tmp_path / "asked.jsonl.gz", "wb") as file:
-        file.write(b'{"question": "one", "answer": "1"}\n{}\n{"question": "three"}\n')
-    for name in ("asked.parquet", "asked.jsonl.gz"):
-        store = MemoryStore()
-        from_file(store, llama, tmp_path / name)
-        rows = [(row["id"], row["question"], row["expected"]) for row in lines(store, "parts/")]
-        assert rows == [("1", "one", "1"), ("3", "three", None)]
-        assert [(row["id"], row["code"]) for row in lines(store, "errors/")] == [("2", "null")]
 
 
 def test_a_signal_before_the_first_part_is_not_called_progress(llama, monkeypatch):

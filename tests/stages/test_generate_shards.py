@@ -7,75 +7,28 @@ import signal
 import subprocess
 
 import pytest
-from tests.support import answering, tiny
-from tests.support.answering import RUN, lines, outputs
+from tests.support import answering
+from tests.support.answering import (
+    RUN,
+    SHARDED,
+    KilledError,
+    dying_at,
+    killed,
+    lines,
+    manifest,
+    outputs,
+    rows_of,
+    start,
+)
 from tests.support.qatune_command import QATUNE, fails
 
 from qatune.data.shards import Shard
-from qatune.errors import BadRecipeError, InterruptedRunError, MissingInputError, QatuneError
+from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.model.engines import StaticEngine
-from qatune.report import inputs
 from qatune.stages import generate
 from qatune.store import manifests, shard_records, shards
 from qatune.store.artifacts import StageRun, is_complete
 from qatune.store.memory import MemoryStore
-
-# Chunks of 3: shard 0 has rows 1-3 and 10-12, shard 1 rows 4-6 and 13, shard 2 rows 7-9.
-PAIRS = [(f"question {number}", f"answer {number}") for number in range(1, 14)]
-PAIRS[4] = (" \t", "an empty question")
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
-
-
-@pytest.fixture
-def stage(store, llama):
-    """A run that is ready for its answers."""
-    return answering.prepared(store, llama, None, PAIRS, adapter="none")
-
-
-@pytest.fixture(scope="module")
-def whole(llama):
-    """The same run by one shard."""
-    store = MemoryStore()
-    generate.run(answering.prepared(store, llama, None, PAIRS, adapter="none"))
-    return store
-
-
-def start(stage, shard, of=3):
-    """Start one shard as its pod does."""
-    opened = StageRun.open(stage.store, RUN, "generate", stage.recipe)
-    generate.run(opened, shard, of)
-    return opened
-
-
-def manifest(store):
-    found = manifests.load(store, RUN, "generate")
-    return found and found[0]
-
-
-def rows_of(store):
-    """All rows and errors in the order of the input, likelihoods as near as batches allow."""
-    answered, failed = inputs.rows(store, manifest(store))
-    return [
-        (row.id, row.question, row.base.text, row.base.tokens, pytest.approx(row.base.nll))
-        for row in answered
-    ], failed
-
-
-class KilledError(BaseException):
-    pass
-
-
-def killed(*_):
-    raise KilledError
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -105,7 +58,7 @@ def test_in_any_order_shards_answer_what_one_would(stage, store, whole, order):
 
 
 def test_processes_that_start_together_end_with_one_manifest(llama, s3_store, whole):
-    stage = answering.prepared(s3_store, llama, None, PAIRS, adapter="none")
+    stage = answering.prepared(s3_store, llama, None, SHARDED, adapter="none")
     command = [str(QATUNE), "generate", "--run", RUN, "--store", s3_store.uri]
     place = os.environ | {"OMP_NUM_THREADS": "1", "QATUNE_SHARDS": "3"}
     workers = [
@@ -123,7 +76,7 @@ def test_processes_that_start_together_end_with_one_manifest(llama, s3_store, wh
 
 
 def test_a_shard_that_fails_leaves_the_work_of_the_others(stage, store, whole, monkeypatch):
-    monkeypatch.setattr(generate, "_save", _dying_at(4))
+    monkeypatch.setattr(generate, "_save", dying_at(4))
     with pytest.raises(KilledError):
         start(stage, 1)
     monkeypatch.undo()
@@ -140,17 +93,6 @@ def test_a_shard_that_fails_leaves_the_work_of_the_others(stage, store, whole, m
     assert str(shards.missing_rows(store, RUN, stage.recipe, 3, [0, 1])) == (
         "shards 0, 1: 0 of 13 rows have no answer"
     )
-
-
-def _dying_at(chunk):
-    save = generate._save
-
-    def saved(stage, work, number, answers):
-        if number == chunk:
-            raise KilledError
-        save(stage, work, number, answers)
-
-    return saved
 
 
 @pytest.mark.parametrize("data", [b"\xff\x00bytes", b"[1]\n", b"{}\n", b'{"id": "4"}\n', b"{torn"])
@@ -225,54 +167,6 @@ def test_two_pods_of_one_shard_agree(stage, store, monkeypatch):
     assert (record.counters["rows"], record.shards) == (3, 3)
 
 
-def test_the_number_of_shards_is_settled_by_the_first_write(stage, store, monkeypatch):
-    monkeypatch.setattr(generate, "_save", _dying_at(3))
-    with pytest.raises(KilledError):
-        start(stage, 0)
-    monkeypatch.setattr(generate, "_questions", None)
-    with pytest.raises(BadRecipeError) as raised:
-        start(stage, 0, of=2)
-    said = str(raised.value)
-    assert "is divided into 3 shards, not 2: use --shards 3" in said
-    assert "another --run" in said
-
-
-def test_before_the_first_write_nothing_is_settled(stage, store, monkeypatch):
-    monkeypatch.setattr(generate, "_save", killed)
-    with pytest.raises(KilledError):
-        start(stage, 0)
-    monkeypatch.undo()
-    for number in range(2):
-        start(stage, number, of=2)
-    assert manifest(store).counters["shards"] == 2
-
-
-def test_of_two_first_writers_with_other_numbers_one_is_refused(stage, store, monkeypatch):
-    check = shards.check_number
-
-    def overtaken(*arguments):
-        check(*arguments)
-        monkeypatch.undo()
-        start(stage, 1, of=2)
-
-    monkeypatch.setattr(generate, "check_number", overtaken)
-    with pytest.raises(BadRecipeError, match="divided into 2 shards, not 3"):
-        start(stage, 0)
-    assert {name[:16] for name in outputs(store)} == {"parts/part-00001", "errors/part-0000"}
-
-
-def test_more_shards_than_chunks(stage, store, whole, monkeypatch):
-    for number in (0, 1, 2, 4):
-        start(stage, number, of=7)
-    monkeypatch.setattr(generate, "find_model", None)  # those without rows ask for no model
-    for number in (6, 5):
-        start(stage, number, of=7)
-    assert manifest(store) is None
-    monkeypatch.undo()
-    start(stage, 3, of=7)
-    assert rows_of(store) == rows_of(whole)
-
-
 def test_openai_answers_are_in_the_order_of_the_requests(llama, store, tmp_path):
     path = tmp_path / "batch.jsonl"
     content = [{"content": " " if n == 3 else f"question {n}", "role": "user"} for n in range(8)]
@@ -292,38 +186,6 @@ def test_openai_answers_are_in_the_order_of_the_requests(llama, store, tmp_path)
     assert [row["custom_id"] for row in lines(store, name)] == [f"id-{n}" for n in range(8)]
     assert outputs(store)[name] == outputs(alone)[name]
     assert name in {ref.key.split("/", 3)[-1] for ref in manifest(store).outputs}
-
-
-def test_an_input_that_changes_between_shards_is_refused(llama, store, tmp_path):
-    path = tmp_path / "asked.csv"
-    path.write_text("question\n" + "".join(f"{n}\n" for n in range(9)))
-    ours = answering.recipe(llama, input=str(path), adapter="none")
-    stage = StageRun.open(store, RUN, "generate", ours)
-    start(stage, 0)
-    start(stage, 1)
-    path.write_text("question\n" + "".join(f"other {n}\n" for n in range(9)))
-    with pytest.raises(MissingInputError, match=r"asked.csv: not the same for all shards"):
-        start(stage, 2)
-    for name in ("shards/00002.json", "parts/part-00002-00002.jsonl"):
-        store.delete(stage.key(name))
-    path.write_text("question\n" + "".join(f"{n}\n" for n in range(10)))
-    with pytest.raises(MissingInputError, match="another number of rows than the 10"):
-        start(stage, 2)
-    assert manifest(store) is None
-
-
-def test_whoever_finishes_has_read_the_same_input(llama, store, tmp_path, monkeypatch):
-    path = tmp_path / "asked.csv"
-    path.write_text("question\nfirst\n")
-    ours = answering.recipe(llama, input=str(path), adapter="none")
-    stage = StageRun.open(store, RUN, "generate", ours)
-    monkeypatch.setattr(StageRun, "complete", killed)
-    with pytest.raises(KilledError):
-        start(stage, 0, of=1)
-    monkeypatch.undo()
-    path.write_text("question\nother\n")
-    with pytest.raises(MissingInputError, match=r"asked.csv: not the same for all shards"):
-        start(stage, 0, of=1)
 
 
 def test_a_lost_part_is_found_before_the_manifest_is_written(stage, store, monkeypatch):

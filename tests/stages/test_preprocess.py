@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tests.support.tiny import tiny_gpt2, tiny_llama
+from tests.support.tiny import tiny_gpt2
 
 from qatune import recipe
 from qatune.data.records import ROWS
@@ -28,11 +28,6 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
     return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture

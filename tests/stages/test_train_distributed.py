@@ -25,11 +25,6 @@ HEAD = f"runs/{training.RUN}/train/"
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
     """GPT-2 without its own dropout, whose masks depend on how rows are divided."""
     folder = tiny.tiny_gpt2(tmp_path_factory.mktemp("gpt2"))

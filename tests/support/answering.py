@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 import torch
 from pyarrow import parquet
 
@@ -15,11 +16,22 @@ from qatune.model import adapters
 from qatune.model.answering import encode
 from qatune.model.loading import LoadedModel, load_model
 from qatune.model.tokenizing import load_tokenizer
+from qatune.report import inputs
+from qatune.stages import generate as generating
+from qatune.store import manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import describe_source
 from qatune.store.sources import ModelFolder
 
 RUN = "tiny"
+
+# In chunks of 3: shard 0 has rows 1-3 and 10-12, shard 1 rows 4-6 and 13, shard 2 rows 7-9.
+SHARDED = [(f"question {number}", f"answer {number}") for number in range(1, 14)]
+SHARDED[4] = (" \t", "an empty question")
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing handles it."""
 
 
 def load(folder: Path, **spec) -> LoadedModel:
@@ -106,3 +118,40 @@ def lines(store, prefix):
         if name.startswith(prefix)
         for line in named[name].splitlines()
     ]
+
+
+def start(stage, shard, of=3):
+    """Start one shard as its pod does."""
+    opened = StageRun.open(stage.store, RUN, "generate", stage.recipe)
+    generating.run(opened, shard, of)
+    return opened
+
+
+def manifest(store):
+    found = manifests.load(store, RUN, "generate")
+    return found and found[0]
+
+
+def rows_of(store):
+    """All rows and errors in the order of the input, likelihoods as near as batches allow."""
+    answered, failed = inputs.rows(store, manifest(store))
+    return [
+        (row.id, row.question, row.base.text, row.base.tokens, pytest.approx(row.base.nll))
+        for row in answered
+    ], failed
+
+
+def killed(*_):
+    raise KilledError
+
+
+def dying_at(chunk):
+    """Save as the stage does, and die at this chunk."""
+    save = generating._save
+
+    def saved(stage, work, number, answers):
+        if number == chunk:
+            raise KilledError
+        save(stage, work, number, answers)
+
+    return saved
