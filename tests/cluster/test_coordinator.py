@@ -87,6 +87,27 @@ def _version(space, kind, name):
     return space.get(kind, name)["metadata"]["resourceVersion"]
 
 
+def test_a_failure_is_told_though_a_later_job_is_gone(space, deploy, command):
+    jobs = [stage_job(stage, release="holed") for stage in STAGES]
+    jobs[0] = stage_job("preprocess", "exit 65", release="holed")
+    kubeconfig = deploy("holed", *jobs)
+    space.kubectl("delete", "job", "holed-train")
+    with command("holed", kubeconfig) as process:
+        code, line = ended(process)
+    assert code == 66
+    assert "preprocess failed with exit code 65" in line
+    assert note(space, "holed-evaluate", "blocked") == line.removeprefix("qatune: ")
+    assert space.get("event", "holed-coordinator")["reason"] == "StageFailed"
+
+
+def test_a_finished_stage_whose_job_is_gone_is_passed_over(space, deploy, command):
+    kubeconfig = deploy("passed", *(stage_job(stage, release="passed") for stage in STAGES[:2]))
+    space.kubectl("delete", "job", "passed-preprocess")
+    with command("passed", kubeconfig, stages=STAGES[:2]) as process:
+        assert ended(process)[0] == 0
+    assert note(space, "passed-train", "released-at")
+
+
 def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(space, deploy, command):
     job = stage_job(
         "generate",
@@ -219,19 +240,22 @@ def test_its_rights_are_the_named_jobs_and_one_event(space, deploy, monkeypatch)
 
 
 def test_a_job_that_is_gone_is_waited_for_until_helm_brings_it_back(
-    space, deploy, finished_store, monkeypatch
+    space, deploy, tmp_path, monkeypatch
 ):
     job = stage_job("preprocess", release="late", managedBy="example.com/nobody")
     kubeconfig = deploy("late", job)
     space.delete("job", "late-preprocess")
     eventually(lambda: not space.get("jobs", selector="app.kubernetes.io/instance=late"))
-    ours = in_process(connected(kubeconfig, monkeypatch), finished_store, "late", ["preprocess"])
+    store = FolderStore(str(tmp_path / "empty"))
+    ours = in_process(connected(kubeconfig, monkeypatch), store, "late", ["preprocess"])
     monkeypatch.setattr("qatune.cluster.patience.START_SECONDS", 1.0)
     helm = threading.Timer(4.0, space.apply, [job])
     helm.start()
     monkeypatch.setattr(coordinator, "decide", lambda *_: coordinator.Action.NEXT)
+    started = time.monotonic()
     ours.coordinate()
     helm.join()
+    assert time.monotonic() - started > 3
 
 
 def test_what_it_asks_and_holds_does_not_grow_with_shards(

@@ -8,9 +8,9 @@ import pytest
 from tests.support.cluster import STAGES, stage_job
 from tests.support.coordinating import connected, ended, in_process, note, play_controller
 
-from qatune.cluster import coordinator
+from qatune.cluster import client, coordinator, patience
 from qatune.cluster.coordinator import StageFailedError
-from qatune.errors import InterruptedRunError, UnavailableError
+from qatune.errors import InterruptedRunError, NotAllowedError, UnavailableError
 
 
 def test_killed_over_and_over_it_releases_each_job_once(space, deploy, command):
@@ -114,6 +114,20 @@ def test_sigterm_is_not_taken_for_a_failure_of_the_library_at_work(finished_stor
 
     with pytest.raises(InterruptedRunError):
         in_process(Careless(), finished_store, "careless").coordinate()
+
+
+def test_each_kind_of_failure_is_borne_by_itself(monkeypatch):
+    """A Job may be gone for hours; the API server that then starts anew still gets its time."""
+    now = 0.0
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now)
+    waiting = patience.Patience(sleep=lambda _: None)
+    waiting.bear(client.NoSuchObjectError("gone"))
+    now += 10_000
+    waiting.bear(client.NoSuchObjectError("gone"))
+    waiting.bear(NotAllowedError("starting"))
+    now += patience.START_SECONDS + 1
+    with pytest.raises(NotAllowedError):
+        waiting.bear(NotAllowedError("starting"))
 
 
 def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(

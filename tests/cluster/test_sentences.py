@@ -1,4 +1,4 @@
-"""What `explain` says of Jobs and pods that are made by hand.
+"""What `explain` says of a stage and its pods, made by hand.
 
 These are what a test cannot wait for, or must not do to nodes.
 """
@@ -8,17 +8,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.support.cluster import STAGES
 from tests.support.made import (
-    AT_WORK,
     COMPLETE,
-    COORDINATOR,
-    DONE,
     LOST,
     NOW,
-    RELEASED,
     RUNNING,
-    TOLD,
     a_job,
     a_pod,
     a_run,
@@ -43,86 +37,12 @@ ROWS_MISSING = "generate failed in 2 of 8 shards: 1, 3 (shards 1, 3: 9 rows ...)
     failures.way_out(SHARDS_FAILED)
 )
 
-UPGRADE = "helm upgrade demo CHART --namespace ml --reset-then-reuse-values"
-OVER = Condition("PodFailurePolicy", "", NOW)
 REFUSED = (
     'Error creating: pods "demo-train-x" is forbidden: exceeded quota: team, requested: '
     "requests.memory=2Gi, used: requests.memory=7Gi, limited: requests.memory=8Gi"
 )
 
 SENTENCES = {
-    "all complete": (
-        a_run(*(a_job(stage, complete=DONE, suspended=False) for stage in STAGES)),
-        (
-            r"finished is complete since 2026-03-01 .+; the report lies at "
-            r"s3://bucket/team/runs/finished/evaluate/report.html"
-        ),
-    ),
-    "about to be released": (
-        a_run(COMPLETE, a_job("train"), pods=[AT_WORK], coordinator=COORDINATOR),
-        r"train is about to be released by the coordinator",
-    ),
-    "late to be released": (
-        a_run(
-            replace(COMPLETE, complete=replace(DONE, at=NOW - timedelta(minutes=1))),
-            a_job("train"),
-            pods=[AT_WORK],
-            coordinator=COORDINATOR,
-        ),
-        (
-            r"train is not released, though preprocess is complete: the coordinator runs, and "
-            r"says why: kubectl logs job/demo-coordinator --namespace ml"
-        ),
-    ),
-    "no coordinator": (
-        a_run(a_job("preprocess")),
-        (
-            r"preprocess is not released, though nothing is before it: the coordinator's Job is "
-            r"gone; bring it back with helm upgrade demo CHART --namespace ml "
-            r"--reset-then-reuse-values"
-        ),
-    ),
-    "the coordinator cannot start": (
-        a_run(
-            COMPLETE,
-            a_job("train"),
-            pods=[
-                a_pod(
-                    "coordinator",
-                    phase="Pending",
-                    waiting=("CreateContainerConfigError", 'secret "keys" not found'),
-                )
-            ],
-            coordinator=COORDINATOR,
-        ),
-        r'train waits for the coordinator: coordinator cannot start: secret "keys" not found; .+',
-    ),
-    "the coordinator failed": (
-        a_run(
-            COMPLETE,
-            a_job("train"),
-            pods=[
-                a_pod("coordinator", phase="Failed", exit=Exit(77, "Error", "77: no rights", NOW))
-            ],
-            coordinator=replace(COORDINATOR, failure=Condition("PodFailurePolicy", "", NOW)),
-        ),
-        r"train is not released: the coordinator failed with 77: no rights",
-    ),
-    "a manifest is missing": (
-        a_run(COMPLETE, a_job("train", blocked="preprocess is complete, but ...; mend it")),
-        r"preprocess is complete, but ...; mend it",
-    ),
-    "parked in Kueue": (
-        a_run(COMPLETE, a_job("train", queue="gpus", **RELEASED)),
-        r"train is parked behind Kueue queue gpus since 2026-03-01T12:10:00\+00:00: .+",
-    ),
-    "suspended by hand": (
-        a_run(COMPLETE, a_job("train", **RELEASED)),
-        (
-            r"train was suspended by hand after its release; resume it with kubectl patch job "
-            r'demo-train --namespace ml --patch \'{"spec":{"suspend":false}}\''
-        ),
-    ),
     "running": (
         a_run(COMPLETE, RUNNING, pods=[a_pod("train", node="gpu-1", running_since=NOW)]),
         r"train is running on gpu-1 since 2026-03-01 \d\d:30:00",
@@ -244,70 +164,41 @@ SENTENCES = {
             r"CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
         ),
     ),
-    "its Job is gone": (
-        a_run(COMPLETE, a_job("generate"), coordinator=TOLD, missing=["train"]),
-        f"train has no Job: it was deleted, or could not be made; bring it back with {UPGRADE}",
-    ),
-    "its Job is gone, and the coordinator has failed": (
-        a_run(
-            COMPLETE,
-            a_job("generate"),
-            coordinator=replace(TOLD, failure=OVER),
-            missing=["train"],
-        ),
-        f"train has no Job: .+; bring it back with {UPGRADE} --set run.attempt=2",
-    ),
-    "the last Job is gone": (
-        a_run(
-            *(a_job(stage, complete=DONE, suspended=False) for stage in STAGES[:3]),
-            coordinator=TOLD,
-            missing=["evaluate"],
-        ),
-        f"evaluate has no Job: .+; bring it back with {UPGRADE}",
-    ),
-    "an earlier Job is gone, as it was done": (
-        a_run(RUNNING, a_job("generate"), coordinator=TOLD, missing=["preprocess"]),
-        r"train is released; its pod is about to be created",
-    ),
-    "at work, and nobody will release the next": (
-        a_run(RUNNING, a_job("generate"), pods=[a_pod("train", node="a", running_since=NOW)]),
-        (
-            r"train is running on a since .+; the coordinator's Job is gone, bring it back with "
-            rf"{UPGRADE}"
-        ),
-    ),
-    "the last stage at work needs no coordinator": (
-        a_run(RUNNING, pods=[a_pod("train", node="a", running_since=NOW)]),
-        r"train is running on a since [\d: -]+",
-    ),
-    "the coordinator is killed for memory again and again": (
-        a_run(
-            COMPLETE,
-            a_job("train"),
-            pods=[a_pod("coordinator", exit=Exit(137, "OOMKilled", "", NOW), memory_limit="64Mi")],
-            coordinator=COORDINATOR,
-        ),
-        (
-            r"train waits for the coordinator: coordinator was killed for memory at its limit of "
-            r"64Mi; raise stages.coordinator.resources.limits.memory"
-        ),
-    ),
     "the quota has room again": (
         a_run(
             RUNNING,
             events=[an_event("demo-train", "FailedCreate", REFUSED, kind="Job")],
-            quotas=[Quota("team", {"requests.memory": "6144Mi"})],
+            quotas=[Quota("team", {"requests.memory": "6144Mi"}, {})],
         ),
         (
             r"train gets no pod yet: quota team of namespace ml had no room; it has now, and the "
             r"Job tries again by itself"
         ),
     ),
+    "the quota was raised": (
+        a_run(
+            RUNNING,
+            events=[an_event("demo-train", "FailedCreate", REFUSED, kind="Job")],
+            quotas=[Quota("team", {"requests.memory": "7Gi"}, {"requests.memory": "9Gi"})],
+        ),
+        r"train gets no pod yet: quota team of namespace ml had no room; it has now, .+",
+    ),
+    "the quota has room for some": (
+        a_run(
+            RUNNING,
+            pods=[
+                a_pod("train", "one", running_since=NOW),
+                a_pod("train", "two", running_since=NOW),
+            ],
+            events=[an_event("demo-train", "FailedCreate", REFUSED, kind="Job")],
+        ),
+        r"train runs in 2 pods and gets no more: quota team of namespace ml allows no more: .+",
+    ),
     "the quota has no room still": (
         a_run(
             RUNNING,
             events=[an_event("demo-train", "FailedCreate", REFUSED, kind="Job")],
-            quotas=[Quota("team", {"requests.memory": "6145Mi"})],
+            quotas=[Quota("team", {"requests.memory": "6145Mi"}, {})],
         ),
         r"train gets no pod: quota team .+ asks for 2Gi requests.memory, and 6145Mi of 8Gi is used",
     ),

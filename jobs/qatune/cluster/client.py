@@ -178,7 +178,9 @@ def _refusal(status: int, text: bytes, what: str) -> QatuneError:
     reason = f"{status} {_sentence(text)}"
     match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            return NotAllowedError(f"{what}: not allowed: {reason}; ask for the right to it")
+            unknown = status == HTTPStatus.UNAUTHORIZED
+            mend = "log in again" if unknown else "ask for the right to it"
+            return NotAllowedError(f"{what}: not allowed: {reason}; {mend}")
         case HTTPStatus.NOT_FOUND:
             return NoSuchObjectError(f"{what}: not found; was it deleted?")
         case HTTPStatus.CONFLICT:

@@ -112,18 +112,12 @@ def status(
 def _status(
     run_name: str, namespace: str | None, context: str | None, store_uri: str | None
 ) -> "Status":
-    """Ask the cluster and the store; where there is no cluster, the store alone."""
+    """Ask the cluster and the store; the store alone where there is no cluster or no such run."""
     from qatune.cluster import client, facts, status
     from qatune.store.opening import open_store
 
     try:
-        cluster = client.connect(namespace, context)
-    except client.NoClusterError:
-        if store_uri is None:
-            raise
-        return status.from_store(open_store(store_uri), run_name)
-    try:
-        known = facts.gather(cluster, run_name)
+        known = facts.gather(client.connect(namespace, context), run_name)
     except MissingInputError as error:
         if store_uri is None:
             raise

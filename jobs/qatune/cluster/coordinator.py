@@ -7,7 +7,7 @@ requests, and a second one beside it does no harm.
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -47,7 +47,7 @@ def decide(job: StageJob, manifest: bool) -> Action:
         return Action.FAIL
     if job.complete:
         return Action.NEXT if manifest else Action.FAIL
-    if job.suspended and (job.released_at is None or job.set_back):
+    if job.unreleased or job.set_back:
         return Action.RELEASE
     return Action.WAIT  # at work, queued in Kueue, or suspended again by somebody
 
@@ -126,8 +126,15 @@ class Coordinator:
     def step(self) -> None:
         """Look at the first stage that is not done, and do what it needs."""
         stage = self._ahead[0]
-        job = self._read(stage)
-        manifest, reason = self._manifest(job)
+        try:
+            job = self._read(stage)
+        except NoSuchObjectError:
+            if not self._manifest(stage)[0]:
+                raise
+            log.get().info("stage is complete, its Job is gone", stage=stage)
+            del self._ahead[0]
+            return
+        manifest, reason = self._manifest(stage) if job.complete else (False, "")
         match decide(job, manifest):
             case Action.WAIT:
                 time.sleep(POLL_SECONDS)
@@ -142,16 +149,14 @@ class Coordinator:
     def _read(self, stage: str) -> StageJob:
         return jobs.read(self.cluster.job(self.names[stage]))
 
-    def _manifest(self, job: StageJob) -> tuple[bool, str]:
-        """Tell whether a complete Job's manifest is valid, and if not, what is wrong with it."""
-        if not job.complete:
-            return False, ""
+    def _manifest(self, stage: str) -> tuple[bool, str]:
+        """Tell whether a stage's manifest is valid, and if not, what is wrong with it."""
         try:
-            valid = artifacts.is_complete(self.store, self.run, job.stage, self.recipe)
+            valid = artifacts.is_complete(self.store, self.run, stage, self.recipe)
         except MissingInputError as error:
-            return False, f"{job.stage} is complete, but {error}"
-        where = f"{self.store.uri}/runs/{self.run}/{job.stage}/manifest.json"
-        return valid, f"{job.stage} is complete, but {where} is not there: was it deleted?"
+            return False, f"{stage} is complete, but {error}"
+        where = f"{self.store.uri}/runs/{self.run}/{stage}/manifest.json"
+        return valid, f"{stage} is complete, but {where} is not there: was it deleted?"
 
     def _release(self, job: StageJob) -> None:
         now = datetime.now(UTC)
@@ -177,9 +182,10 @@ class Coordinator:
         """Say on the later Jobs, in an Event, and by the exit code why the run stands still."""
         sentence = f"{reason}; {failures.way_out(job)}"
         for stage in self._ahead[1:]:
-            later = self._read(stage)
-            if later.suspended:
-                self.cluster.patch_job(later.name, _blocked_patch(later, sentence))
+            with suppress(NoSuchObjectError):  # deleted by hand: nothing to say it on
+                later = self._read(stage)
+                if later.suspended:
+                    self.cluster.patch_job(later.name, _blocked_patch(later, sentence))
         self.cluster.apply_event(self.event_name, failure_event(self.event_name, job, sentence))
         raise StageFailedError(sentence)
 
@@ -202,6 +208,6 @@ def _stopped_by_sigterm() -> Iterator[None]:
     try:
         yield
     except _Stopped:
-        raise InterruptedRunError("SIGTERM: run me again, nothing is lost") from None
+        raise InterruptedRunError("SIGTERM: nothing is lost") from None
     finally:
         signal.signal(signal.SIGTERM, before)

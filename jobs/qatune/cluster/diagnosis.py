@@ -11,52 +11,66 @@ _GONE = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "Killin
 _OUT_OF_MEMORY = "OOMKilled"
 _INTERRUPTED = 75
 _RELEASED_WITHIN_SECONDS = 30
+_LAST = "evaluate"
+_UPGRADE = "helm upgrade"
 _REPLACED = " and is replaced, progress is saved"
 
 
 def explain(facts: Facts) -> str:
     """Go along the stages to the first that is not complete."""
+    coordinator = facts.coordinator
+    if coordinator and coordinator.complete:
+        return _complete(facts, coordinator.complete.at)
     for position, job in enumerate(facts.stages):
         if job.complete is None or job.blocked:
-            if job.after in facts.missing and job.released_at is None:
+            if job.unreleased and job.after in facts.missing and not job.blocked:
                 return _missing(facts, job.after)
             said = _of_stage(facts, job, facts.stages[position - 1] if position else None)
             return said + _unattended(facts, job)
-    return _missing(facts, facts.missing[-1]) if _lacks_end(facts) else _complete(facts)
+    return _at_the_end(facts)
 
 
-def _lacks_end(facts: Facts) -> bool:
-    """Tell whether the last stage of all has no Job; an earlier one was done when it went."""
-    told = facts.coordinator.told if facts.coordinator else ()
-    return bool(told) and told[-1][0] in facts.missing
+def _at_the_end(facts: Facts) -> str:
+    """Tell whether the Jobs that are there, all complete, are all of the run."""
+    coordinator = facts.coordinator
+    if coordinator and coordinator.failure:
+        return f"the run is not complete: {_coordinator_failed(facts, coordinator)}"
+    if coordinator and coordinator.told and coordinator.told[-1][0] in facts.missing:
+        return _missing(facts, coordinator.told[-1][0])
+    last = facts.stages[-1] if facts.stages else None
+    if last and last.complete and (coordinator or last.stage == _LAST):
+        return _complete(facts, last.complete.at)
+    return (
+        "all Jobs that are there are complete, but the coordinator's, which knows more, is gone; "
+        f"bring it back with {failures.again(facts.any_job)}"
+    )
 
 
 def _missing(facts: Facts, stage: str | None) -> str:
     """Say how to get a Job back that was deleted, or that could not be made."""
-    assert facts.coordinator is not None
-    upgrade = failures.again(facts.coordinator)
-    if facts.coordinator.complete or facts.coordinator.failure:
-        upgrade = failures.upgrade(facts.coordinator)
+    job = facts.any_job
+    failed = facts.coordinator and facts.coordinator.failure
+    upgrade = failures.upgrade(job) if failed else failures.again(job)
     return f"{stage} has no Job: it was deleted, or could not be made; bring it back with {upgrade}"
 
 
 def _unattended(facts: Facts, job: StageJob) -> str:
-    """Warn while a stage runs that nobody will release the next."""
-    if facts.coordinator or job.suspended or job.failure or job is facts.stages[-1]:
+    """Warn while a stage is at work that nobody will release the next."""
+    if job.unreleased or job.failure or job.blocked or job is facts.stages[-1]:
         return ""
-    return f"; the coordinator's Job is gone, bring it back with {failures.again(job)}"
+    coordinator = facts.coordinator
+    if coordinator is None:
+        return f"; the coordinator's Job is gone, bring it back with {failures.again(job)}"
+    return f"; {_coordinator_failed(facts, coordinator)}" if coordinator.failure else ""
 
 
-def _complete(facts: Facts) -> str:
-    if not facts.stages:
-        return f"run {facts.run} has no stage: all of them are disabled"
-    job = facts.stages[-1]
-    assert job.complete is not None
-    end = f"{facts.run} is complete since {_time(job.complete.at)}"
-    page = "report.html" if job.stage == "evaluate" else "manifest.json"
-    what = "the report" if job.stage == "evaluate" else "its last manifest"
-    if job.store is None:
+def _complete(facts: Facts, at: datetime) -> str:
+    end = f"{facts.run} is complete since {_time(at)}"
+    job = facts.stages[-1] if facts.stages else None
+    if job is None or job.store is None:
         return end
+    page = "report.html" if job.stage == _LAST else "manifest.json"
+    what = "the report" if job.stage == _LAST else "its last manifest"
     return f"{end}; {what} lies at {job.store.rstrip('/')}/runs/{job.run}/{job.stage}/{page}"
 
 
@@ -71,7 +85,7 @@ def _of_stage(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
 
 
 def _suspended(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
-    if job.released_at is None:
+    if job.unreleased:
         return _unreleased(facts, job, upstream)
     if job.queue:
         return (
@@ -96,9 +110,8 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
         )
     if coordinator.failure:
         return f"{job.stage} is not released: {_coordinator_failed(facts, coordinator)}"
-    if coordinator.complete or coordinator.suspended:
-        state = "suspended" if coordinator.suspended else "complete already"
-        return f"{job.stage} is not released: the coordinator is {state}"
+    if coordinator.suspended:
+        return f"{job.stage} is not released: the coordinator is suspended"
     if any(pod.running for pod in facts.pods_of(coordinator)):
         since = upstream.complete.at if upstream and upstream.complete else job.created
         if (facts.now - since).total_seconds() < _RELEASED_WITHIN_SECONDS:
@@ -113,11 +126,12 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
 
 
 def _coordinator_failed(facts: Facts, coordinator: StageJob) -> str:
-    """Repeat its own last words; they say what to do."""
+    """Repeat its own last words, which may say what to do."""
     last = _last_failed(facts, coordinator)
-    if last is None or last.exit is None:
-        return f"{failures.what_failed(coordinator)}; {failures.then_upgrade(coordinator)}"
-    return f"the coordinator failed with {_with_message(last.exit)}"
+    said = f"the {failures.what_failed(coordinator)}"
+    if last and last.exit:
+        said = f"the coordinator failed with {_with_message(last.exit)}"
+    return said if _UPGRADE in said else f"{said}; {failures.then_upgrade(coordinator)}"
 
 
 def failed(facts: Facts, job: StageJob) -> str:

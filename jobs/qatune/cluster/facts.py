@@ -67,6 +67,7 @@ class Event:
 class Quota:
     name: str
     used: Mapping[str, str]
+    hard: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,14 @@ class Facts:
     quotas: Sequence[Quota]
     now: datetime
     missing: Sequence[str] = ()
-    """Stages that the coordinator was told of and that have no Job."""
+    """Stages of the run that have no Job."""
     others: Sequence[str] = ()
-    """Other releases in the namespace whose run has the same name."""
+    """Other releases of the namespace at work on the same run."""
+
+    @property
+    def any_job(self) -> StageJob:
+        """One of the Jobs: all are of one release."""
+        return self.coordinator or self.stages[0]
 
     def pods_of(self, job: StageJob) -> list[Pod]:
         return [pod for pod in self.pods if pod.job == job.name]
@@ -106,7 +112,6 @@ def gather(cluster: Cluster, run: str) -> Facts:
     found, others = run_jobs(cluster, run)
     names = {job.name for job in found}
     coordinator = next((job for job in found if job.stage == jobs.COORDINATOR), None)
-    told = coordinator.told if coordinator else ()
     pods = sorted(
         (_pod(each) for each in cluster.pods(f"{jobs.RUN}={run}")), key=lambda pod: pod.created
     )
@@ -117,7 +122,7 @@ def gather(cluster: Cluster, run: str) -> Facts:
         namespace=cluster.namespace,
         stages=[job for stage in STAGES for job in found if job.stage == stage],
         coordinator=coordinator,
-        missing=[stage for stage, name in told if name not in names],
+        missing=_missing(found, coordinator),
         others=others,
         pods=pods,
         events=_events(cluster, found),
@@ -128,13 +133,23 @@ def gather(cluster: Cluster, run: str) -> Facts:
 
 
 def run_jobs(cluster: Cluster, run: str) -> tuple[list[StageJob], list[str]]:
-    """Return the Jobs of a run's newest attempt, and the other releases that have the run."""
+    """Return the Jobs of a run's newest attempt, and the other releases at work on the run."""
     found = [jobs.read(each) for each in cluster.jobs(f"{jobs.RUN}={run}")]
     if not found:
         raise MissingInputError(_no_such_run(cluster, run))
     newest = max(found, key=lambda job: (job.created, job.attempt))
     ours = [job for job in found if (job.release, job.attempt) == (newest.release, newest.attempt)]
-    return ours, sorted({job.release for job in found} - {newest.release})
+    at_work = {job.release for job in found if not (job.complete or job.failure)}
+    return ours, sorted(at_work - {newest.release})
+
+
+def _missing(found: Sequence[StageJob], coordinator: StageJob | None) -> list[str]:
+    """Name the stages without a Job, as far as the Jobs that are there know of them."""
+    if coordinator:
+        names = {job.name for job in found}
+        return [stage for stage, name in coordinator.told if name not in names]
+    stages = {job.stage for job in found}
+    return [job.after for job in found if job.after and job.after not in stages]
 
 
 def _no_such_run(cluster: Cluster, run: str) -> str:
@@ -253,6 +268,7 @@ def _quotas(cluster: Cluster) -> list[Quota]:
         Quota(
             each["metadata"]["name"],
             (each.get("status") or {}).get("used") or {},
+            (each.get("status") or {}).get("hard") or {},
         )
         for each in found
     ]

@@ -60,6 +60,11 @@ class StageJob:
     failure: Condition | None
 
     @property
+    def unreleased(self) -> bool:
+        """Tell whether it waits for the coordinator still."""
+        return self.suspended and self.released_at is None
+
+    @property
     def set_back(self) -> bool:
         """Tell whether a release was undone by Helm: a rollback, or an upgrade beside it."""
         helm = self.suspended_by.startswith("helm")

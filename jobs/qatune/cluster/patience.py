@@ -16,11 +16,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 
 class Patience:
-    """Counts from the first failure in a row, and warns of it once."""
+    """Counts from the first failure of a kind in a row, and warns of it once."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._since: float | None = None
+        self._kind: type[QatuneError] | None = None
         self._pause = _FIRST_PAUSE
 
     def bear(self, error: QatuneError) -> None:
@@ -29,8 +30,8 @@ class Patience:
         A Job that is gone is waited for without end: an upgrade brings it back.
         """
         now = time.monotonic()
-        if self._since is None:
-            self._since = now
+        if self._since is None or type(error) is not self._kind:
+            self._since, self._kind = now, type(error)
             log.get().warning("trying again", reason=str(error))
         allowed = OUTAGE_SECONDS if isinstance(error, UnavailableError) else START_SECONDS
         if now - self._since > allowed and not isinstance(error, NoSuchObjectError):

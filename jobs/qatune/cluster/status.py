@@ -67,7 +67,7 @@ def from_cluster(facts: Facts, store: Store | None, notes: Sequence[str] = ()) -
     return Status(facts.run, where, lines, diagnosis.explain(facts), [*notes, *failed, *others])
 
 
-def from_store(store: Store, run: str, why: str = "no cluster") -> Status:
+def from_store(store: Store, run: str, why: str) -> Status:
     """Describe a run by its manifests and heartbeats; raise MissingInputError for none."""
     recipe = artifacts.bound_recipe(store, run)
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
@@ -85,7 +85,7 @@ def state(facts: Facts, job: StageJob) -> str:
     """Name the state of a stage in a few words."""
     if job.complete or job.failure:
         return "complete" if job.complete else "failed"
-    if job.suspended and job.released_at is None:
+    if job.unreleased:
         return f"waiting for {job.after}" if job.after else "waiting for the coordinator"
     if job.suspended:
         return f"queued in {job.queue}" if job.queue else "suspended"

@@ -35,25 +35,25 @@ def _pods_refused(facts: Facts, job: StageJob) -> str | None:
         return _quota(facts, job, quota)
     if unspecified:
         return (
-            f"{job.stage} gets no pod: quota {unspecified[1]} of namespace {facts.namespace} wants "
+            f"{_lacks(facts, job)}: quota {unspecified[1]} of namespace {facts.namespace} wants "
             f"{unspecified[2]} to be given; set it under stages.{job.stage}.resources"
         )
     security = _POD_SECURITY.search(said)
     if security:
         return (
-            f"{job.stage} gets no pod: namespace {facts.namespace} enforces Pod Security "
+            f"{_lacks(facts, job)}: namespace {facts.namespace} enforces Pod Security "
             f"{security[1]}, which forbids {security[2]}"
         )
-    return f"{job.stage} gets no pod: {said}"
+    return f"{_lacks(facts, job)}: {said}"
 
 
 def _quota(facts: Facts, job: StageJob, found: re.Match[str]) -> str:
     name, asked, used, limit = found.groups()
-    current = next((each for each in facts.quotas if each.name == name), Quota(name, {}))
-    limits, uses = _amounts(limit), _amounts(used)
+    current = next((each for each in facts.quotas if each.name == name), Quota(name, {}, {}))
+    limits, uses = _amounts(limit) | dict(current.hard), _amounts(used)
     if _fits(_amounts(asked), current.used, limits):
         return (
-            f"{job.stage} gets no pod yet: quota {name} of namespace {facts.namespace} had no "
+            f"{_lacks(facts, job)} yet: quota {name} of namespace {facts.namespace} had no "
             "room; it has now, and the Job tries again by itself"
         )
     rooms = [
@@ -62,7 +62,7 @@ def _quota(facts: Facts, job: StageJob, found: re.Match[str]) -> str:
     ]
     wishes = " and ".join(f"{amount} {what}" for what, amount in _amounts(asked).items())
     return (
-        f"{job.stage} gets no pod: quota {name} of namespace {facts.namespace} allows no more: "
+        f"{_lacks(facts, job)}: quota {name} of namespace {facts.namespace} allows no more: "
         f"a pod asks for {wishes}, and {' and '.join(rooms)}"
     )
 
@@ -82,6 +82,13 @@ def _amounts(text: str) -> dict[str, str]:
     """Read `requests.cpu=2,pods=1`."""
     pairs = (pair.partition("=") for pair in text.split(","))
     return {name.strip(): amount for name, _, amount in pairs}
+
+
+def _lacks(facts: Facts, job: StageJob) -> str:
+    running = sum(pod.running for pod in facts.pods_of(job))
+    if not running:
+        return f"{job.stage} gets no pod"
+    return f"{job.stage} runs in {_pods(running)} and gets no more"
 
 
 def _unschedulable(facts: Facts, job: StageJob) -> str | None:
@@ -193,5 +200,8 @@ def _who(facts: Facts, job: StageJob, waiting: Sequence[Pod]) -> str:
     if not running:
         return f"{job.stage} waits"
     verb = "waits" if len(waiting) == 1 else "wait"
-    pods = "1 pod" if running == 1 else f"{running} pods"
-    return f"{job.stage} runs in {pods}, and {len(waiting)} more {verb}"
+    return f"{job.stage} runs in {_pods(running)}, and {len(waiting)} more {verb}"
+
+
+def _pods(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
