@@ -12,18 +12,18 @@ from qatune.config import Recipe, Section, Whole
 
 RUN_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 """Part of a key, a file name and the value of a label."""
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|Ki|m)?$"
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|Ki|k|m)?$"
 _STORE = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?$"
 _URL = r"^https?://[^/ ]+"
 _IMAGE = r"^[^ ]+$"
 _REGISTRY = r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*/?)?$"
-_TAG = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+_TAG = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"
 
 
 ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
 ]
-Quantity = Annotated[str, Field(pattern=_QUANTITY)] | int
+Quantity = Annotated[str, Field(pattern=_QUANTITY)] | int | float
 Quantities = dict[str, Quantity]
 
 

@@ -2,10 +2,11 @@
 
 import json
 import re
-import warnings
 
 import pytest
-from tests.support.chart import CHART, STAGES, container, env, helm, of, pods, render
+import yaml
+from tests.support.chart import CHART, RECIPE, STAGES, container, env, helm, of, pods, render
+from tests.support.manifests import validate
 
 FULL = (
     "train.nodes=2", "generate.shards=3", "kueue.queue=gpus", "store.secret=s3-keys",
@@ -34,11 +35,8 @@ def full():
 
 @pytest.mark.parametrize("settings", [(), FULL], ids=["plain", "full"])
 def test_every_object_is_what_kubernetes_knows(settings):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import kubernetes_validate
     for each in render(*settings):
-        kubernetes_validate.validate(each, "1.34", strict=True)
+        validate(each)
 
 
 def test_the_stages_wait_for_each_other(plain):
@@ -302,6 +300,15 @@ def test_two_releases_never_meet_in_a_name():
     for one, other in (("a.b", "a-b"), ("r" * 40 + "1", "r" * 40 + "2")):
         shared = names(render(name=one)) & names(render(name=other))
         assert not shared
+
+
+def test_names_of_digits_are_names():
+    given = ("store.secret=123", "kueue.queue=456", "hub.secret=7", "image.pullSecrets[0]=8")
+    given += ("stages.train.priorityClassName=9", "stages.train.runtimeClassName=10")
+    texts = [f"--set-string={each}" for each in ("store.uri=s3://bucket/prefix", *given)]
+    found = helm("template", "123", CHART, "--namespace", "456", "-f", RECIPE, *texts)
+    for each in yaml.safe_load_all(found):
+        validate(each)
 
 
 def test_a_test_asks_for_no_pool(full):

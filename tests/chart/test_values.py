@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from tests.support.chart import CHART, RECIPE, STAGES, helm, of, refusal, render
+from tests.support.chart import CHART, RECIPE, STAGES, container, helm, of, refusal, render
 from tests.support.qatune_command import qatune
 
 from qatune import recipe
@@ -61,6 +61,7 @@ def test_a_million_stays_a_whole_number(tmp_path):
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
         ("image.registry=https://here", "at '/image/registry'"),
         ("image.tag=a b", "at '/image/tag'"),
+        ("stages.train.resources.limits.memory=1ki", "'1ki' does not match pattern"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(setting, named):
@@ -81,7 +82,9 @@ def test_what_is_taken_away_is_named(setting, named):
     assert named in refusal(setting)
 
 
-@pytest.mark.parametrize("setting", ["stages.train.shmSize=null", "run.name=null"])
+@pytest.mark.parametrize(
+    "setting", ["stages.train.shmSize=null", "run.name=null", "image.tag=", "image.registry="]
+)
 def test_what_may_be_nothing_may_be_taken_away(setting):
     assert of(render(setting), "Job", "train")
 
@@ -102,6 +105,7 @@ def test_a_label_that_policies_select_by_is_not_given_away(label):
         ("cpu", "1", "900m"),
         ("cpu", "1.5", "1"),
         ("ephemeral-storage", "2T", "1Ti"),
+        ("memory", "1Ki", "0"),
     ],
 )
 def test_more_than_the_limit_is_not_requested(what, requested, limit):
@@ -121,11 +125,17 @@ def test_two_ways_to_write_an_amount_are_equal(requested, limit):
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("train.env[0].name=QATUNE_STORE", "stages.train.env: QATUNE_STORE is set by the chart"),
-        ("train.env[0].name=QATUNE_NODES", "stages.train.env: QATUNE_NODES is set by the chart"),
+        (
+            "train.env[0].name=QATUNE_STORE",
+            "stages.train.env: QATUNE_STORE is set already, by the chart",
+        ),
+        (
+            "train.env[0].name=QATUNE_NODES",
+            "stages.train.env: QATUNE_NODES is set already, by the chart",
+        ),
         (
             "coordinator.env[0].name=QATUNE_NAMESPACE",
-            "stages.coordinator.env: QATUNE_NAMESPACE is set by the chart",
+            "stages.coordinator.env: QATUNE_NAMESPACE is set already, by the chart",
         ),
     ],
 )
@@ -133,7 +143,17 @@ def test_a_variable_of_the_chart_s_is_not_given_away(setting, named):
     assert named in refusal(f"stages.{setting}")
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"])
+def test_a_variable_is_given_once_and_in_one_way():
+    here = "stages.train.env"
+    twice = (f"{here}[0].name=A", f"{here}[0].value=x", f"{here}[1].name=A")
+    assert f"{here}: A is set already" in refusal(*twice)
+    both = (f"{here}[0].name=A", f"{here}[0].value=x", f"{here}[0].valueFrom.fieldRef.fieldPath=x")
+    assert f"{here}: A has a value and a valueFrom" in refusal(*both)
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "TOKEN", "PGPASSWORD"]
+)
 def test_a_secret_does_not_stand_in_the_values(name):
     given = f"stages.train.env[0].name={name}"
     assert f"stages.train.env: {name} looks like a secret" in refusal(
@@ -141,6 +161,20 @@ def test_a_secret_does_not_stand_in_the_values(name):
     )
     source = "stages.train.env[0].valueFrom.secretKeyRef"
     assert render(given, f"{source}.name=keys", f"{source}.key=k")
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "SORT_KEY"])
+def test_what_only_sounds_like_a_secret_is_taken(name):
+    assert render(f"stages.train.env[0].name={name}", "stages.train.env[0].value=no")
+
+
+def test_amounts_may_be_numbers(tmp_path):
+    values = tmp_path / "values.yaml"
+    resources = {"requests": {"cpu": 0.5}, "limits": {"cpu": 1}}
+    recipe = yaml.safe_load(RECIPE.read_text())
+    values.write_text(yaml.safe_dump(recipe | {"stages": {"train": {"resources": resources}}}))
+    train = of(render(recipe=values), "Job", "train")
+    assert container(train)["resources"]["requests"]["cpu"] == 0.5
 
 
 def test_a_run_without_stages_is_refused():

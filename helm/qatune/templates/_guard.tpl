@@ -1,17 +1,16 @@
 {{- /*
 What is refused before anything is made:
   qatune.guard      a change of a run that has begun, and what would end or meet another run
-  qatune.guard.env  a variable of the user's that is the chart's, or a secret: dict "root" $ "component" "train" "own" (list)
+  qatune.guard.env  a variable that is the chart's, given twice, or a secret:
+                    dict "root" $ "component" "train" "own" (list)
 */ -}}
 
 {{- define "qatune.guard" -}}
 {{- $run := include "qatune.run" . -}}
+{{- $begun := include "qatune.guard.jobs" . -}}
 {{- $live := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-run" (include "qatune.fullname" .)) -}}
-{{- include "qatune.guard.others" . -}}
-{{- if and $live (eq $live.data.run $run) -}}
-{{- $first := lookup "batch/v1" "Job" .Release.Namespace (printf "%s-preprocess-%s" (include "qatune.fullname" .) $live.data.spec) -}}
-{{- $begun := or (dig "status" "active" 0 $first) (dig "status" "succeeded" 0 $first) -}}
 {{- $another := "Start another run as a release of its own: helm install OTHER CHART" -}}
+{{- if and $live (eq $live.data.run $run) -}}
 {{- if and $begun (ne $live.data.recipe (include "qatune.recipe.hash" .)) -}}
 {{- fail (printf "\n\nrun %q has begun with another recipe, and a run does not change. %s\n" $run $another) -}}
 {{- else if lt (int .Values.run.attempt) (int $live.data.attempt) -}}
@@ -22,18 +21,26 @@ What is refused before anything is made:
 {{- end -}}
 {{- end -}}
 
-{{- /* As long as its coordinator is active, a run is. */ -}}
-{{- define "qatune.guard.others" -}}
+{{- /* Refuses what meets a run at work; tells whether a stage of this run has begun. */ -}}
+{{- define "qatune.guard.jobs" -}}
 {{- $run := include "qatune.run" . -}}
 {{- range dig "items" list (lookup "batch/v1" "Job" .Release.Namespace "") -}}
 {{- $labels := .metadata.labels | default dict -}}
 {{- $its := dict "run" (get $labels "qatune/run") "release" (get $labels "app.kubernetes.io/instance") -}}
-{{- if and (eq (get $labels "app.kubernetes.io/component") "coordinator") $its.run (dig "status" "active" 0 .) -}}
-{{- if and (eq $its.release $.Release.Name) (ne $its.run $run) -}}
-{{- fail (printf "\n\nrun %q of this release is at work, and another name would end it. Start another run as a release of its own: helm install OTHER CHART\n" $its.run) -}}
-{{- else if and (ne $its.release $.Release.Name) (eq $its.run $run) -}}
+{{- $ours := eq $its.release $.Release.Name -}}
+{{- if eq (get $labels "app.kubernetes.io/component") "coordinator" -}}
+{{- /* A run is at work until its coordinator has ended, with or without a pod just now. */ -}}
+{{- $over := false -}}
+{{- range dig "status" "conditions" list . -}}
+{{- if and (has .type (list "Complete" "Failed")) (eq .status "True") }}{{ $over = true }}{{ end -}}
+{{- end -}}
+{{- if and $its.run $ours (ne $its.run $run) (not $over) -}}
+{{- fail (printf "\n\nrun %q of this release is at work, and another name would end it. Start another run as a release of its own: helm install OTHER CHART; or end this one first: helm uninstall %s\n" $its.run $its.release) -}}
+{{- else if and (eq $its.run $run) (not $ours) (not $over) -}}
 {{- fail (printf "\n\nrelease %q is at work on run %q. Give this one another name with --set run.name=NAME, or wait\n" $its.release $run) -}}
 {{- end -}}
+{{- else if and $ours (eq $its.run $run) (or (dig "status" "active" 0 .) (dig "status" "succeeded" 0 .)) -}}
+begun
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -44,9 +51,12 @@ What is refused before anything is made:
 {{- $where := printf "stages.%s.env" .component -}}
 {{- range (index .root.Values.stages .component).env -}}
 {{- if has .name $names -}}
-{{- fail (printf "\n\n%s: %s is set by the chart; leave it out\n" $where .name) -}}
-{{- else if and .value (regexMatch "(_TOKEN|_SECRET|_PASSWORD|_API_KEY|_ACCESS_KEY|_ACCESS_KEY_ID)$" .name) -}}
+{{- fail (printf "\n\n%s: %s is set already, by the chart or above; leave it out\n" $where .name) -}}
+{{- else if and .value .valueFrom -}}
+{{- fail (printf "\n\n%s: %s has a value and a valueFrom; leave one out\n" $where .name) -}}
+{{- else if and .value (regexMatch "(^|_)(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY|ACCESS_KEY_ID)$|PASSWORD$" .name) -}}
 {{- fail (printf "\n\n%s: %s looks like a secret, which values do not hold; take it from a Secret with valueFrom\n" $where .name) -}}
 {{- end -}}
+{{- $names = append $names .name -}}
 {{- end -}}
 {{- end -}}

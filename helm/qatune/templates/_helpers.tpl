@@ -36,7 +36,7 @@ Names and values that several templates need:
 
 {{- define "qatune.selector" -}}
 app.kubernetes.io/name: qatune
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ quote .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 

@@ -23,7 +23,7 @@ metadata:
   name: {{ $name }}
   labels: {{- include "qatune.labels" $given | nindent 4 }}
     {{- if $parked }}
-    kueue.x-k8s.io/queue-name: {{ dig "metadata" "labels" "kueue.x-k8s.io/queue-name" $parked $live }}
+    kueue.x-k8s.io/queue-name: {{ dig "metadata" "labels" "kueue.x-k8s.io/queue-name" $parked $live | quote }}
     {{- end }}
   annotations:
     qatune/store: {{ $root.Values.store.uri | quote }}
@@ -31,7 +31,7 @@ metadata:
     qatune/after: {{ . }}
     {{- end }}
     {{- with $root.Values.kueue.queue }}
-    qatune/queue: {{ . }}
+    qatune/queue: {{ quote . }}
     {{- end }}
 spec:
   suspend: {{ dig "spec" "suspend" true $live }}

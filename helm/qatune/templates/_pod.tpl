@@ -12,7 +12,7 @@ Parts of a pod, as every component has them:
 
 {{- define "qatune.pod" -}}
 {{- $pod := index .root.Values.stages .component -}}
-serviceAccountName: {{ .account }}
+serviceAccountName: {{ quote .account }}
 enableServiceLinks: false
 restartPolicy: Never
 terminationGracePeriodSeconds: {{ int $pod.terminationGracePeriodSeconds }}
@@ -25,7 +25,7 @@ securityContext:
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-- name: {{ . }}
+- name: {{ quote . }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -35,10 +35,10 @@ imagePullSecrets:
 {{- $pod := index .root.Values.stages .component -}}
 {{- $live := dig "spec" "template" "spec" dict (.live | default dict) -}}
 {{- with $pod.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ quote . }}
 {{- end }}
 {{- with $pod.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ quote . }}
 {{- end }}
 {{- with $live | empty | ternary $pod.nodeSelector $live.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -84,9 +84,9 @@ securityContext:
 {{- end }}
 {{- with $store.secret }}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
-- {name: {{ . }}, valueFrom: {secretKeyRef: {name: {{ $store.secret }}, key: {{ . }}}}}
+- {name: {{ . }}, valueFrom: {secretKeyRef: {name: {{ quote $store.secret }}, key: {{ . }}}}}
 {{- end }}
-- {name: AWS_SESSION_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: AWS_SESSION_TOKEN, optional: true}}}
+- {name: AWS_SESSION_TOKEN, valueFrom: {secretKeyRef: {name: {{ quote . }}, key: AWS_SESSION_TOKEN, optional: true}}}
 {{- end }}
 {{- if $store.caBundle.configMap }}
 - {name: AWS_CA_BUNDLE, value: /etc/qatune-ca/{{ $store.caBundle.key }}}
@@ -113,7 +113,7 @@ securityContext:
   configMap: {name: {{ include "qatune.recipe.name" .root }}}
 {{- with .root.Values.store.caBundle.configMap }}
 - name: ca
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ quote . }}}
 {{- end }}
 {{- with $pod.shmSize }}
 - name: shm
@@ -129,9 +129,10 @@ securityContext:
 {{- $gpu = dict $pod.gpu.resource (int $pod.gpu.count) -}}
 {{- end -}}
 {{- range $what, $amount := $pod.resources.requests -}}
-{{- with get $pod.resources.limits $what -}}
-{{- if gt (include "qatune.amount" $amount | float64) (include "qatune.amount" . | float64) -}}
-{{- fail (printf "\n\nstages.%s.resources: %v %s are requested, more than the limit of %v\n" $.component $amount $what .) -}}
+{{- $limit := get $pod.resources.limits $what -}}
+{{- if ne (toString $limit) "" -}}
+{{- if gt (include "qatune.amount" $amount | float64) (include "qatune.amount" $limit | float64) -}}
+{{- fail (printf "\n\nstages.%s.resources: %v %s are requested, more than the limit of %v\n" $.component $amount $what $limit) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
