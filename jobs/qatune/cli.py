@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qatune import __version__, endings
+from qatune import STAGES, __version__, endings
 from qatune.cluster import commands as cluster_commands
 from qatune.errors import QatuneError, UsageError
 from qatune.options import (
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from qatune.store.artifacts import StageRun
     from qatune.store.objects import Store
 
-STAGES = ("preprocess", "train", "generate", "evaluate")
 _INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
 _TERMINATED = 143  # and SIGTERM
 

@@ -2,11 +2,19 @@
 
 import json
 
+import pytest
 from tests.support import finished_run
 
+from qatune.cluster import status
+from qatune.data.shards import Shard
+from qatune.errors import MissingInputError
 from qatune.store import artifacts
 from qatune.store.artifacts import StageRun
+from qatune.store.manifests import manifest_key
 from qatune.store.memory import MemoryStore
+from qatune.store.shards import heartbeat_name
+
+DIVISION = b'{"shards": %d, "rows": 240, "chunk_rows": 64}'
 
 
 def test_what_an_earlier_start_has_done_is_no_speed_of_this_one(monkeypatch):
@@ -20,3 +28,14 @@ def test_what_an_earlier_start_has_done_is_no_speed_of_this_one(monkeypatch):
         bar.advance(5)
     beat = json.loads(store.read("runs/fast/preprocess/progress.json"))
     assert (beat["done"], beat["rate_per_second"], beat["eta_seconds"]) == (85, 0.5, 30.0)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_heartbeat_that_is_none_is_named(shards):
+    store = finished_run.finished()
+    name = heartbeat_name(Shard(0, shards))
+    store.delete(manifest_key(finished_run.RUN, "generate"))
+    store.replace(f"runs/{finished_run.RUN}/generate/shards.json", DIVISION % shards)
+    store.replace(f"runs/{finished_run.RUN}/generate/{name}", b"{torn")
+    with pytest.raises(MissingInputError, match=f"generate/{name}: not a heartbeat that qatune"):
+        status.from_store(store, finished_run.RUN, "no cluster")

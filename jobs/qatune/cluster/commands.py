@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qatune import STAGES
 from qatune.errors import MissingInputError, QatuneError, UsageError
 from qatune.options import run_argument, run_option, store_option
 
 if TYPE_CHECKING:
     from qatune.cluster.status import Status
-
-STAGES = ("preprocess", "train", "generate", "evaluate")
 
 
 def _stage_jobs(_context: object, _parameter: object, given: tuple[str, ...]) -> dict[str, str]:

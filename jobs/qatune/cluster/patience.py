@@ -31,7 +31,7 @@ class Patience:
         """
         now = time.monotonic()
         if self._since is None or type(error) is not self._kind:
-            self._since, self._kind = now, type(error)
+            self._since, self._kind, self._pause = now, type(error), _FIRST_PAUSE
             log.get().warning("trying again", reason=str(error))
         allowed = OUTAGE_SECONDS if isinstance(error, UnavailableError) else START_SECONDS
         if now - self._since > allowed and not isinstance(error, NoSuchObjectError):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from qatune import log, recipe
 from qatune.config import Recipe
@@ -14,7 +15,7 @@ from qatune.errors import BadRecipeError, MissingInputError, UnavailableError
 from qatune.log import Progress
 from qatune.store import manifests
 from qatune.store.manifests import Manifest
-from qatune.store.objects import ObjectRef, Store, create_once, describe
+from qatune.store.objects import NoSuchObjectError, ObjectRef, Store, create_once, describe
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -207,6 +208,17 @@ class StageRun:
     def anew(self) -> "StageRun":
         """Return the same stage with nothing read, written or counted."""
         return StageRun(self.store, self.run, self.stage, self.recipe, self.upstream)
+
+
+def heartbeat(store: Store, key: str) -> dict[str, Any] | None:
+    """Return what a stage at work has written of itself last; None before the first time."""
+    try:
+        found: dict[str, Any] = json.loads(store.read(key))
+    except NoSuchObjectError:
+        return None
+    except ValueError:
+        raise MissingInputError(f"{store.uri}/{key}: not a heartbeat that qatune wrote") from None
+    return found
 
 
 class _Heartbeat:

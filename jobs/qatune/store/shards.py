@@ -1,6 +1,5 @@
 """The shards of the generate stage: how a run is divided, how far they are, and what they lack."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from qatune.config import Recipe
 from qatune.data.shards import Layout, Shard, spans_text
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.store import manifests
-from qatune.store.artifacts import StageRun
+from qatune.store.artifacts import StageRun, heartbeat
 from qatune.store.objects import NoSuchObjectError, Store
 
 _STAGE = "generate"
@@ -52,6 +51,8 @@ class MissingRows:
     def __str__(self) -> str:
         named = ", ".join(map(str, self.shards))
         named = f"shard {named}" if len(self.shards) == 1 else f"shards {named}"
+        if self.rows == 0:
+            return f"{named}: all answers are saved, but they could not be proven"
         if self.others:
             named += f" and {self.others} more"
         if self.rows is None or self.total is None:
@@ -116,7 +117,7 @@ def progress(store: Store, run: str, shards: int) -> dict[str, Any] | None:
     """
     names = [_key(run, heartbeat_name(Shard(number, shards))) for number in range(shards)]
     with ThreadPoolExecutor(_STREAMS) as pool:
-        beats = [beat for beat in pool.map(lambda key: _read(store, key), names) if beat]
+        beats = [beat for beat in pool.map(lambda key: heartbeat(store, key), names) if beat]
     if not beats:
         return None
     done = sum(beat["done"] for beat in beats)
@@ -142,14 +143,6 @@ def _eta(total: int | None, done: int, rate: float, running: Sequence[dict[str, 
         return None
     slowest = max(beat["eta_seconds"] or 0.0 for beat in running)
     return round(max((total - done) / rate, slowest), 1)
-
-
-def _read(store: Store, key: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(store.read(key))
-    except NoSuchObjectError:
-        return None
-    return found
 
 
 def load_division(store: Store, run: str) -> Division | None:
