@@ -25,6 +25,17 @@ def tolerating(**toleration):
     return replace(TWO_GPUS, tolerations=[toleration])
 
 
+def test_a_node_may_be_named():
+    spec = {"metadata": {"name": "gpu-1"}, "spec": {}, "status": {}}
+    wish = {"key": "metadata.name", "operator": "In", "values": ["gpu-1"]}
+    terms = {"nodeSelectorTerms": [{"matchFields": [wish]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    pod = {"containers": [], "affinity": {"nodeAffinity": required}}
+    found = [scheduling.node({**spec, "metadata": {"name": name}}, []) for name in ("gpu-1", "b")]
+    asked = replace(scheduling.needs(pod), requests={})
+    assert [scheduling.misfit(asked, each) for each in found] == [None, "other labels"]
+
+
 def near(*terms):
     return replace(TWO_GPUS, affinity=[[term] for term in terms])
 

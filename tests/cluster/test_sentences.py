@@ -32,7 +32,7 @@ SHARDS_FAILED = replace(
     failed_indexes="1,3",
     failure=Condition("FailedIndexes", "Job has failed indexes", NOW),
 )
-TORN = [a_pod("generate", "1-a", phase="Failed", exit=Exit(66, "Error", "66: torn", NOW))]
+TORN = [a_pod("generate", "1-a", index=1, phase="Failed", exit=Exit(66, "Error", "66: torn", NOW))]
 ROWS_MISSING = "generate failed in 2 of 8 shards: 1, 3 (shards 1, 3: 9 rows ...); " + (
     failures.way_out(SHARDS_FAILED)
 )
@@ -84,11 +84,11 @@ SENTENCES = {
     "drained": (
         a_run(
             RUNNING,
-            pods=[a_pod("train", node="gpu-1", deleting=True, disrupted="Eviction API: evicting")],
+            pods=[a_pod("train", node="gpu-1", gone_by=NOW, disrupted="Eviction API: evicting")],
         ),
         (
             r"train is interrupted: pod demo-train-x7x2k was ended \(Eviction API: evicting\) and "
-            r"is replaced, progress is saved"
+            r"is replaced; the new one goes on from what was saved"
         ),
     ),
     "preempted, its pod gone": (
@@ -98,7 +98,7 @@ SENTENCES = {
         ),
         (
             r"train is about to start again: pod demo-train-first made room for a pod of higher "
-            r"priority at .+ and is replaced, progress is saved"
+            r"priority at .+ and is replaced; the new one goes on from what was saved"
         ),
     ),
     "some shards wait": (
@@ -138,15 +138,15 @@ SENTENCES = {
     "failed shards": (
         a_run(SHARDS_FAILED, pods=TORN),
         (
-            r"generate failed in 2 of 8 shards: 1, 3; the last with 66: torn; mend it, then helm "
-            r"upgrade demo CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
+            r"generate failed in 2 of 8 shards: 1, 3; the last failed with 66: torn; mend it, then "
+            r"helm upgrade demo CHART --namespace \w+ --reset-then-reuse-values --set run.attempt=2"
         ),
     ),
     "failed shards, and the rows that the coordinator found missing": (
         a_run(SHARDS_FAILED, a_job("evaluate", blocked=ROWS_MISSING), pods=TORN),
         (
-            r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last with "
-            r"66: torn; mend it, then .+"
+            r"generate failed in 2 of 8 shards: 1, 3 \(shards 1, 3: 9 rows ...\); the last failed "
+            r"with 66: torn; mend it, then .+"
         ),
     ),
     "the same, where evaluate is disabled": (
@@ -226,12 +226,13 @@ SENTENCES = {
             RUNNING,
             pods=[
                 a_pod("train", "first", exit=Exit(137, "Error", "", NOW)),
-                a_pod("train", "second", deleting=True),
+                a_pod("train", "second", gone_by=NOW),
             ],
         ),
         (
-            r"train is interrupted: pod demo-train-second is being deleted and is replaced, "
-            r"progress is saved; before: pod demo-train-first ended with exit code 137 .+"
+            r"train is interrupted: pod demo-train-second is being deleted and is replaced; the "
+            r"new one goes on from what was saved; before: pod demo-train-first ended with "
+            r"exit code 137 .+"
         ),
     ),
     "what a person would do at a terminal is left out": (

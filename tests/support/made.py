@@ -29,7 +29,7 @@ def a_job(stage, **fields):
 def a_pod(stage, name="x7x2k", **fields):
     nothing = dict.fromkeys(
         (
-            *("node", "evicted", "disrupted", "unschedulable", "waiting"),
+            *("index", "gone_by", "node", "evicted", "disrupted", "unschedulable", "waiting"),
             *("running_since", "exit", "memory_limit"),
         )
     )
@@ -38,7 +38,6 @@ def a_pod(stage, name="x7x2k", **fields):
         "job": f"demo-{stage}",
         "created": NOW,
         "phase": "Running",
-        "deleting": False,
         "image": "qatune:1",
         "needs": NEEDS,
     }

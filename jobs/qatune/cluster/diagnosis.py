@@ -2,18 +2,14 @@
 
 from datetime import datetime
 
-from qatune.cluster import failures, waiting
-from qatune.cluster.facts import Event, Exit, Facts, Pod, is_pod_of
+from qatune.cluster import ends, failures, waiting
+from qatune.cluster.ends import local_time
+from qatune.cluster.facts import Facts, Pod
 from qatune.cluster.jobs import StageJob
 
-_GONE = ("Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "Killing")
-"""Events of pods that somebody else ended."""
-_OUT_OF_MEMORY = "OOMKilled"
-_INTERRUPTED = 75
 _RELEASED_WITHIN_SECONDS = 30
 _LAST = "evaluate"
 _UPGRADE = "helm upgrade"
-_REPLACED = " and is replaced, progress is saved"
 
 
 def explain(facts: Facts) -> str:
@@ -65,7 +61,7 @@ def _unattended(facts: Facts, job: StageJob) -> str:
 
 
 def _complete(facts: Facts, at: datetime) -> str:
-    end = f"{facts.run} is complete since {_time(at)}"
+    end = f"{facts.run} is complete since {local_time(at)}"
     job = facts.stages[-1] if facts.stages else None
     if job is None or job.store is None:
         return end
@@ -76,7 +72,7 @@ def _complete(facts: Facts, at: datetime) -> str:
 
 def _of_stage(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
     if job.failure:
-        return failed(facts, job)
+        return ends.failed(facts, job)
     if job.blocked:
         return job.blocked
     if job.suspended:
@@ -120,72 +116,31 @@ def _unreleased(facts: Facts, job: StageJob, upstream: StageJob | None) -> str:
             f"{job.stage} is not released, though {ready}: the coordinator runs, and "
             f"says why: kubectl logs job/{coordinator.name} --namespace {facts.namespace}"
         )
-    said = waiting.why(facts, coordinator) or interruption(facts, coordinator)
+    said = waiting.why(facts, coordinator) or ends.interruption(facts, coordinator)
     said = said or "the coordinator has no pod yet"
     return f"{job.stage} waits for the coordinator: {said}"
 
 
 def _coordinator_failed(facts: Facts, coordinator: StageJob) -> str:
     """Repeat its own last words, which may say what to do."""
-    last = _last_failed(facts, coordinator)
+    last = ends.behind(facts, coordinator)
     said = f"the {failures.what_failed(coordinator)}"
     if last and last.exit:
-        said = f"the coordinator failed with {_with_message(last.exit)}"
+        said = f"the coordinator failed with {ends.with_message(last.exit)}"
     return said if _UPGRADE in said else f"{said}; {failures.then_upgrade(coordinator)}"
-
-
-def failed(facts: Facts, job: StageJob) -> str:
-    """Say why a stage failed, best in the words of its last pod."""
-    last = _last_failed(facts, job)
-    told = _as_coordinator_told(facts, job) or failures.what_failed(job)
-    if last is None or last.exit is None:
-        return f"{told}; {failures.then_upgrade(job)}"
-    if last.exit.reason == _OUT_OF_MEMORY:
-        return f"{_killed_for_memory(facts, job)}, then {failures.upgrade(job)}"
-    if last.evicted is not None:
-        return f"{job.stage} was evicted: {last.evicted}; {failures.then_upgrade(job)}"
-    end = _with_message(last.exit)
-    told = f"{told}; the last with {end}" if job.sharded else f"{job.stage} failed with {end}"
-    if not last.exit.message:
-        told += f"; its log: kubectl logs {last.name} --namespace {facts.namespace}"
-    return f"{told}; {failures.then_upgrade(job)}"
-
-
-def _as_coordinator_told(facts: Facts, job: StageJob) -> str | None:
-    """Take its sentence on this Job: it names the rows that failed shards have not answered."""
-    said = [later.blocked for later in facts.stages if later.blocked]
-    said += [event.message for event in facts.events_of(job.name, "StageFailed")]
-    told = (failures.without_way_out(each) for each in said)
-    return next((each for each in told if each.startswith(failures.what_failed(job))), None)
-
-
-def _with_message(end: Exit) -> str:
-    """Put code and the pod's last words together: `65: column 'answer' not found`."""
-    # What a person would do at a terminal, Kubernetes does, or an upgrade.
-    words = end.message.removeprefix(f"{end.code}: ").partition("; run the same command again")[0]
-    return f"{end.code}: {words}" if words else failures.with_meaning(end.code)
-
-
-def _killed_for_memory(facts: Facts, job: StageJob) -> str:
-    limits = [pod.memory_limit for pod in facts.pods_of(job) if pod.memory_limit]
-    limit = f" at its limit of {limits[-1]}" if limits else ", as its node had none left"
-    return (
-        f"{job.stage} was killed for memory{limit}; "
-        f"raise stages.{job.stage}.resources.limits.memory"
-    )
 
 
 def waiting_or_running(facts: Facts, job: StageJob) -> str:
     said = waiting.why(facts, job)
-    before = interruption(facts, job)
+    before = ends.interruption(facts, job)
     if said:
         return f"{said} (before: {before})" if before else said
     running = [pod for pod in facts.pods_of(job) if pod.running]
     if running:
-        return _running(job, running, before)
+        return _running(job, running, len(waiting.starting(facts, job)), before)
     leaving = [pod for pod in facts.pods_of(job) if pod.deleting]
     if leaving:
-        reason = f"pod {leaving[-1].name} is being deleted{_REPLACED}"
+        reason = f"pod {leaving[-1].name} is being deleted{ends.REPLACED}"
         again = f"; before: {before}" if before and leaving[-1].name not in before else ""
         return f"{job.stage} is interrupted: {before if before and not again else reason}{again}"
     if before:
@@ -193,66 +148,13 @@ def waiting_or_running(facts: Facts, job: StageJob) -> str:
     return f"{job.stage} is released; its pod is about to be created"
 
 
-def _running(job: StageJob, running: list[Pod], before: str | None) -> str:
+def _running(job: StageJob, running: list[Pod], starting: int, before: str | None) -> str:
     since = min(pod.running_since for pod in running if pod.running_since)
     nodes = sorted({pod.node for pod in running if pod.node})
     where = f"on {nodes[0]}" if len(nodes) == 1 else f"on {len(nodes)} nodes"
     done = f", {job.succeeded} of {job.completions} shards are done" if job.sharded else ""
     done += f", failed for good: {job.failed_indexes}" if job.failed_indexes else ""
-    pods = "" if len(running) == 1 else f" in {len(running)} pods"
+    pods = f" {waiting.in_pods(len(running))}" if len(running) + starting > 1 else ""
+    done += f", {starting} more to start" if starting else ""
     again = f"; before: {before}" if before else ""
-    return f"{job.stage} is running{pods} {where} since {_time(since)}{done}{again}"
-
-
-def interruption(facts: Facts, job: StageJob) -> str | None:
-    """Say how the last pod that is over came to its end, if that was not its own."""
-    over = [pod for pod in facts.pods_of(job) if pod.exit or pod.evicted or pod.disrupted]
-    if over:
-        return _ended(facts, job, over[-1])
-    there = {pod.name for pod in facts.pods}
-    gone = [
-        event
-        for event in facts.events
-        if event.kind == "Pod"
-        and event.reason in _GONE
-        and is_pod_of(event.name, job.name)
-        and event.name not in there
-    ]
-    return _gone(gone[-1]) if gone else None
-
-
-def _gone(event: Event) -> str:
-    why = {
-        "Evicted": f"was evicted ({event.message})",
-        "Preempted": "made room for a pod of higher priority",
-        "TaintManagerEviction": "was evicted by a taint of its node",
-        "NodeNotReady": "lost its node",
-        "Killing": "was deleted",
-    }[event.reason]
-    return f"pod {event.name} {why} at {_time(event.at)}{_REPLACED}"
-
-
-def _ended(facts: Facts, job: StageJob, pod: Pod) -> str | None:
-    if pod.evicted is not None:
-        return f"pod {pod.name} was evicted ({pod.evicted}){_REPLACED}"
-    if pod.disrupted is not None:
-        return f"pod {pod.name} was ended ({pod.disrupted}){_REPLACED}"
-    if pod.exit is None or pod.exit.code == 0:
-        return None
-    if pod.exit.reason == _OUT_OF_MEMORY:
-        return _killed_for_memory(facts, job)
-    return f"pod {pod.name} ended with {_with_message(pod.exit)}"
-
-
-def _last_failed(facts: Facts, job: StageJob) -> Pod | None:
-    """Return the pod that failed last, of those that were not told to stop."""
-    ends = [
-        (pod.exit.at.timestamp() if pod.exit.at else 0.0, pod)
-        for pod in facts.pods_of(job)
-        if pod.exit and pod.exit.code and pod.exit.code != _INTERRUPTED
-    ]
-    return max(ends, key=lambda end: end[0])[1] if ends else None
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{job.stage} is running{pods} {where} since {local_time(since)}{done}{again}"

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from qatune import STAGES
 from qatune.cluster import jobs, scheduling
 from qatune.cluster.client import Cluster
 from qatune.cluster.jobs import StageJob
 from qatune.cluster.scheduling import Needs, Node
 from qatune.errors import MissingInputError, NotAllowedError
 
-STAGES = ("preprocess", "train", "generate", "evaluate")
 _JOB_NAME = "batch.kubernetes.io/job-name"
+_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Pod:
 
     name: str
     job: str
+    index: int | None
+    """Which of an indexed Job's it is."""
     created: datetime
     phase: str
     node: str | None
-    deleting: bool
+    gone_by: datetime | None
+    """Of a pod that is being deleted: when its time to end is over."""
     evicted: str | None
     """Why it was evicted by its node."""
     disrupted: str | None
@@ -48,6 +52,10 @@ class Pod:
     image: str
     memory_limit: str | None
     needs: Needs
+
+    @property
+    def deleting(self) -> bool:
+        return self.gone_by is not None
 
     @property
     def running(self) -> bool:
@@ -173,10 +181,11 @@ def _pod(found: Mapping[str, Any]) -> Pod:
     return Pod(
         name=meta["name"],
         job=labels.get(_JOB_NAME, ""),
+        index=int(labels[_INDEX]) if _INDEX in labels else None,
         created=jobs.moment(meta["creationTimestamp"]),
         phase=status.get("phase") or "Pending",
         node=spec.get("nodeName"),
-        deleting=bool(meta.get("deletionTimestamp")),
+        gone_by=_moment(meta.get("deletionTimestamp")),
         evicted=(status.get("message") or "").strip(" .") if evicted else None,
         disrupted=disrupted.get("message") if disrupted.get("status") == "True" else None,
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,

@@ -71,7 +71,10 @@ def needs(spec: Mapping[str, Any]) -> Needs:
         requests=requests(spec),
         tolerations=spec.get("tolerations") or (),
         selector=spec.get("nodeSelector") or {},
-        affinity=[term.get("matchExpressions") or () for term in terms],
+        affinity=[
+            [*(term.get("matchExpressions") or ()), *(term.get("matchFields") or ())]
+            for term in terms
+        ],
     )
 
 
@@ -103,7 +106,8 @@ def node(found: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Node:
     taints = found["spec"].get("taints") or ()
     return Node(
         name=name,
-        labels=found["metadata"].get("labels") or {},
+        # The one field of a node that an affinity may name, as if it were a label.
+        labels=(found["metadata"].get("labels") or {}) | {"metadata.name": name},
         taints=[Taint(each["key"], each.get("value") or "", each["effect"]) for each in taints],
         allocatable={
             resource: quantity(amount)

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from qatune.cluster import diagnosis
-from qatune.cluster.facts import STAGES, Facts
+from qatune import STAGES
+from qatune.cluster import diagnosis, ends
+from qatune.cluster.facts import Facts
 from qatune.cluster.jobs import StageJob
-from qatune.errors import MissingInputError, QatuneError
+from qatune.errors import QatuneError
 from qatune.store import artifacts, manifests, shards
-from qatune.store.objects import NoSuchObjectError, Store
+from qatune.store.objects import Store
 
 _STALE_SECONDS = 60
 """A heartbeat older than this comes from a pod that is gone, or hangs."""
@@ -112,8 +113,8 @@ def _seconds(job: StageJob, now: datetime) -> float | None:
 
 def _reason(facts: Facts, job: StageJob) -> str | None:
     if job.failure:
-        return diagnosis.failed(facts, job)
-    return None if job.complete or job.suspended else diagnosis.interruption(facts, job)
+        return ends.failed(facts, job)
+    return None if job.complete or job.suspended else ends.interruption(facts, job)
 
 
 def _progress_of(
@@ -139,14 +140,7 @@ def _progress_of(
 def _progress(store: Store, run: str, stage: str, of: int) -> Mapping[str, Any] | None:
     if of > 1:
         return shards.progress(store, run, of)
-    key = f"runs/{run}/{stage}/progress.json"
-    try:
-        found: Mapping[str, Any] = json.loads(store.read(key))
-    except NoSuchObjectError:
-        return None
-    except ValueError:
-        raise MissingInputError(f"{store.uri}/{key}: not a heartbeat that qatune wrote") from None
-    return found
+    return artifacts.heartbeat(store, f"runs/{run}/{stage}/progress.json")
 
 
 def _shards(store: Store, run: str, stage: str) -> int:

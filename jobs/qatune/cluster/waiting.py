@@ -4,9 +4,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from qatune.cluster import failures, scheduling
+from qatune.cluster.ends import local_time
 from qatune.cluster.facts import Facts, Pod, Quota
 from qatune.cluster.jobs import StageJob
 
+_LATE_SECONDS = 60
+"""Nodes at work confirm the end of a pod in less."""
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _QUOTA = re.compile(r"exceeded quota: (\S+), requested: (.*?), used: (.*?), limited: (.*)")
 _UNSPECIFIED = re.compile(r"failed quota: (\S+): must specify (.*?)(?: for: .*)?$")
@@ -88,7 +91,7 @@ def _lacks(facts: Facts, job: StageJob) -> str:
     running = sum(pod.running for pod in facts.pods_of(job))
     if not running:
         return f"{job.stage} gets no pod"
-    return f"{job.stage} runs in {_pods(running)} and gets no more"
+    return f"{job.stage} runs {in_pods(running)} and gets no more"
 
 
 def _unschedulable(facts: Facts, job: StageJob) -> str | None:
@@ -166,10 +169,22 @@ def _not_started(facts: Facts, job: StageJob) -> str | None:
     return f"{job.stage} cannot start on its node: {said}" if said else None
 
 
-def _starting(facts: Facts, job: StageJob) -> str | None:
+def _node_lost(facts: Facts, job: StageJob) -> str | None:
+    """Tell that a pod does not go away: only when its node says that it ended, it is replaced."""
     for pod in facts.pods_of(job):
-        if pod.phase != "Pending" or pod.deleting:
-            continue
+        if pod.gone_by and pod.node and (facts.now - pod.gone_by).total_seconds() > _LATE_SECONDS:
+            return (
+                f"{job.stage} waits for the end of pod {pod.name}, which should have been gone at "
+                f"{local_time(pod.gone_by)}: node {pod.node} does not confirm it; if that node is "
+                f"lost, kubectl delete node {pod.node}, and the pod is replaced"
+            )
+    return None
+
+
+def _starting(facts: Facts, job: StageJob) -> str | None:
+    if any(pod.running for pod in facts.pods_of(job)):
+        return None
+    for pod in starting(facts, job):
         pulling, pulled = facts.events_of(pod.name, "Pulling"), facts.events_of(pod.name, "Pulled")
         if pulling and not pulled:
             return f"{job.stage} is starting: {pod.node} pulls image {pod.image}"
@@ -178,11 +193,17 @@ def _starting(facts: Facts, job: StageJob) -> str | None:
     return None
 
 
+def starting(facts: Facts, job: StageJob) -> list[Pod]:
+    """Return the pods that have been made and do not run yet."""
+    return [pod for pod in facts.pods_of(job) if pod.phase == "Pending" and not pod.deleting]
+
+
 _CAUSES: Sequence[Callable[[Facts, StageJob], str | None]] = (
     _pods_refused,
     _image,
     _configuration,
     _not_started,
+    _node_lost,
     _unschedulable,
     _starting,
 )
@@ -200,8 +221,8 @@ def _who(facts: Facts, job: StageJob, waiting: Sequence[Pod]) -> str:
     if not running:
         return f"{job.stage} waits"
     verb = "waits" if len(waiting) == 1 else "wait"
-    return f"{job.stage} runs in {_pods(running)}, and {len(waiting)} more {verb}"
+    return f"{job.stage} runs {in_pods(running)}, and {len(waiting)} more {verb}"
 
 
-def _pods(count: int) -> str:
-    return "1 pod" if count == 1 else f"{count} pods"
+def in_pods(count: int) -> str:
+    return "in 1 pod" if count == 1 else f"in {count} pods"
