@@ -14,14 +14,26 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interruption:
     """Tells a loop whether it was asked to stop."""
 
-    requested = False
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._told = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came; says so the first time.
+
+        The handler may not: it can come in the middle of a log line, whose lock it would wait for.
+        """
+        if self._signal is not None and not self._told:
+            self._told = True
+            name = signal.Signals(self._signal).name
+            log.get().warning(f"{name}: saving what is done; a second one ends at once")
+        return self._signal is not None
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+        if self._signal is not None:
             raise KeyboardInterrupt
-        self.requested = True
-        name = signal.Signals(number).name
-        log.get().warning(f"{name}: saving what is done; a second one ends at once")
+        self._signal = number
 
 
 @contextmanager
