@@ -29,3 +29,12 @@ def test_names_that_leave_the_folder(tmp_path):
     for key in ("../x", "/etc/x", "a/../../x", ""):
         with pytest.raises(MissingInputError):
             open_store(str(tmp_path)).create(key, b"")
+
+
+def test_a_file_that_is_too_large_for_one_request_is_named_before_it_is_sent(s3_store, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    with weights.open("wb") as file:
+        file.truncate(5 * 1024**3 + 1)
+    with pytest.raises(MissingInputError, match=r"model\.safetensors has 5,368,709,121 bytes"):
+        s3_store.create("x", weights)
+    assert s3_store.stat("x") is None

@@ -38,6 +38,8 @@ from qatune.store.objects import ConflictError, NoSuchObjectError, Stat
 
 _PROBE = ".qatune-probe-"
 _ATTEMPTS = 5
+_LARGEST = 5 * 1024**3
+"""Bytes that S3 takes in one request."""
 _AMAZON = re.compile(r"\.(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 _FALLBACK = (
     "the bucket ignores If-None-Match: objects are created by looking first, "
@@ -153,6 +155,12 @@ class S3Store:
         if isinstance(source, bytes):
             self._client.put_object(**self._at(key), Body=source, **condition)
             return
+        size = source.stat().st_size
+        if size > _LARGEST:
+            raise MissingInputError(
+                f"{self.uri}/{key}: {source.name} has {size:,} bytes, and S3 takes at most "
+                f"{_LARGEST:,} at once: use a model that is cut into smaller files"
+            )
         with source.open("rb") as file:
             self._client.put_object(**self._at(key), Body=file, **condition)
 
