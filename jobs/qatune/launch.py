@@ -44,6 +44,8 @@ class Place:
     """Seconds that it waits for the others to come."""
     hosted: bool = False
     """Whether the store at which all meet is there already, as with torchrun."""
+    start: int = 0
+    """How often torchrun has started all of them again."""
 
     def __str__(self) -> str:
         return f"process {self.rank} of {self.size}"
@@ -96,11 +98,12 @@ def own_place(timeout: float) -> Place | None:
     try:
         rank, size, local_rank = (int(given[name] or 0) for name in _PLACE[:3])
         port = int(given["MASTER_PORT"])
+        start = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
     except ValueError:
         raise UsageError(f"not a place among processes: {given}") from None
     _see_one_gpu(os.environ, local_rank)
     _end_with_parent()
-    return Place(rank, size, local_rank, given["MASTER_ADDR"], port, timeout, hosted)
+    return Place(rank, size, local_rank, given["MASTER_ADDR"], port, timeout, hosted, start)
 
 
 def _see_one_gpu(environment: MutableMapping[str, str], local_rank: int) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.support.group import free_port
+from torch.distributed import TCPStore
 
 from qatune.errors import UnavailableError, UsageError
 from qatune.launch import Place
@@ -84,6 +85,18 @@ def test_one_that_comes_again_waits_for_the_others_to_do_so_too(place):
         old.clear()
         new = in_thread(pool, place)
         assert new.result()[0] == again.result()[0]
+
+
+def test_those_that_torchrun_starts_again_meet_again(place):
+    """Its store outlives them, with all that they have agreed on before."""
+    agent = TCPStore(place.host, place.port, is_master=True, wait_for_workers=False)
+    with ThreadPoolExecutor() as pool:
+        for start in (0, 1):
+            ours = replace(place, hosted=True, start=start)
+            met = [in_thread(pool, replace(ours, rank=rank)) for rank in (0, 1)]
+            (roll, _), (same, _) = [each.result() for each in met]
+            assert roll == same
+    del agent
 
 
 def test_a_process_without_a_gpu_among_some_that_have_one():

@@ -63,14 +63,14 @@ class Peers:
         if self.size == 1:
             return
         with _reaching(self.size):
-            if tensor.is_cuda:
-                distributed.all_reduce(torch.zeros(1))  # NCCL must wait for nobody who is gone
+            _all_are_there(tensor)
             distributed.all_reduce(tensor)
 
     def share(self, tensor: Tensor) -> None:
         """Put into `tensor` what the first process has in it."""
         if self.size > 1:
             with _reaching(self.size):
+                _all_are_there(tensor)
                 distributed.broadcast(tensor, src=0)
 
     def told(self, value: T) -> T:
@@ -91,6 +91,12 @@ class Peers:
             while not work.is_completed():
                 time.sleep(_POLL_SECONDS)
             work.wait()
+
+
+def _all_are_there(tensor: Tensor) -> None:
+    """Before NCCL takes a tensor: it would wait for a process that is gone."""
+    if tensor.is_cuda:
+        distributed.all_reduce(torch.zeros(1))
 
 
 @contextmanager
@@ -177,13 +183,15 @@ def _store(place: Place) -> distributed.Store:
     host = "localhost" if hold else place.host
     if not hold:
         socket.create_connection((host, place.port), timeout=_CONNECT_SECONDS).close()
-    return distributed.TCPStore(
+    store = distributed.TCPStore(
         host,
         place.port,
         is_master=hold,
         timeout=timedelta(seconds=_CONNECT_SECONDS),
         wait_for_workers=False,
     )
+    # torchrun's outlives those that it starts again.
+    return distributed.PrefixStore(f"start-{place.start}", store)
 
 
 def _roll(store: distributed.Store, place: Place, ticket: Ticket, deadline: float) -> Roll | None:
