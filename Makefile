@@ -55,12 +55,16 @@ unit: setup
 	$(ON_IMAGES) $(BIN)/pytest --ignore tests/e2e
 
 # On the cluster of KUBECONFIG, with the S3 server of AWS_ENDPOINT_URL_S3; the nodes must be able to
-# pull $(REGISTRY)/qatune-*:$(TAG), or get them by the building (IMAGE_BUILD).
+# pull $(REGISTRY)/qatune-*:$(TAG), or get them by the building (IMAGE_BUILD). QATUNE_TEST_DATA names
+# the folder of the questions (tests/support/e2e.py); what is missing skips the tests and is said.
 ON_IMAGES = $(if $(REGISTRY),QATUNE_E2E_IMAGES=$(REGISTRY)/:$(TAG))
+
+# The first one builds the images.
+E2E := readme recipes training failures
 
 .PHONY: e2e
 e2e: setup ## the README's cluster section, and what may go wrong, on a real cluster: VARIANT=cpu REGISTRY=
-	$(ON_IMAGES) $(BIN)/pytest tests/e2e/test_readme.py tests/e2e/test_training.py tests/e2e/test_failures.py
+	$(ON_IMAGES) $(BIN)/pytest $(E2E:%=tests/e2e/test_%.py)
 
 .PHONY: e2e-scale
 e2e-scale: setup # a thousand shards, on nodes that QATUNE_E2E_PRETEND names by label and taint

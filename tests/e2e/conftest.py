@@ -7,10 +7,8 @@ from tests.support import e2e
 
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory):
-    e2e.require()
-    rows = Path(os.environ.get("QATUNE_TEST_DATA", "/nonexistent")) / "mbpp.csv"
-    if not rows.is_file():
-        pytest.skip("QATUNE_TEST_DATA names no folder with mbpp.csv")
+    e2e.require("QATUNE_TEST_DATA")
+    rows = Path(os.environ["QATUNE_TEST_DATA"]) / "mbpp.csv"
     return e2e.bucket(tmp_path_factory.mktemp("model"), rows)
 
 

@@ -48,7 +48,9 @@ def test_bad_data_stops_the_run_and_the_mended_one_goes_on(namespace, values, bu
 def test_a_later_stage_that_failed_goes_on_in_the_next_attempt(namespace, values, bucket):
     namespace.install("late", values, "stages.train.activeDeadlineSeconds=1")
     assert namespace.ends("late", "coordinator") == "Failed"
-    assert "train" in why(namespace, "late", "generate")
+    late = "train took longer than stages.train.activeDeadlineSeconds allows"
+    assert late in why(namespace, "late", "generate")
+    assert late in explain(namespace, "late")
     first = bucket.manifest("late", "preprocess")
     settings = ("run.attempt=2", "stages.generate.enabled=false", "stages.evaluate.enabled=false")
     namespace.install("late", values, *settings, command="upgrade")
@@ -139,7 +141,7 @@ def test_a_run_s_name_has_one_recipe(namespace, values, bucket):
 
 
 def test_a_shard_that_fails_for_good_leaves_the_others_work(namespace, values, bucket):
-    """One shard meets a broken part; the rows it has not answered are named, then answered."""
+    """One shard meets a broken part, which is named; without it the shard ends as the others."""
     shards = ("generate.shards=3", "stages.generate.backoffLimit=0", "run.name=shards")
     broken = "runs/shards/generate/parts/part-00001-00004.jsonl"
     bucket.store.create(broken, b"{broken\n")
@@ -149,7 +151,9 @@ def test_a_shard_that_fails_for_good_leaves_the_others_work(namespace, values, b
     assert job["status"]["failedIndexes"] == "1"
     assert job["status"]["completedIndexes"] == "0,2"
     said = why(namespace, "shards", "evaluate")
-    assert "generate failed in 1 of 3 shards: 1 (" in said
+    proven = "shard 1: all answers are saved, but they could not be proven"
+    assert f"generate failed in 1 of 3 shards: 1 ({proven});" in said
+    assert f"1 ({proven}); the last failed with 66: " in explain(namespace, "shards")
     kept = parts(bucket, "shards")
     bucket.store.delete(broken)
     namespace.install("shards", values, *shards, "run.attempt=2", command="upgrade")

@@ -1,7 +1,9 @@
 """Runs of the chart on the cluster that KUBECONFIG names, with a bucket that its pods reach.
 
 QATUNE_E2E_IMAGES says which images: `registry/` before `qatune-train` and so on, and the tag after
-a colon, as in `localhost/:0.1.0-cpu`. The AWS_* variables name the S3 server, as for any client.
+a colon, as in `localhost/:0.1.0-cpu`. The AWS_* variables name the S3 server, as for any client;
+QATUNE_TEST_DATA the folder of `mbpp.csv`, the questions of the MBPP data set with task_id, question
+and answer.
 """
 
 import json
@@ -26,9 +28,9 @@ NEEDED = ("KUBECONFIG", "AWS_ENDPOINT_URL_S3", "QATUNE_E2E_IMAGES")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
-def require():
+def require(*more):
     """Skip the test, or fail it if QATUNE_REQUIRE_CLUSTER is 1, where there is no cluster."""
-    missing = [name for name in NEEDED if not os.environ.get(name)]
+    missing = [name for name in (*NEEDED, *more) if not os.environ.get(name)]
     missing += [name for name in ("kubectl", "helm") if not shutil.which(name)]
     if missing:
         must = os.environ.get("QATUNE_REQUIRE_CLUSTER") == "1"
@@ -77,15 +79,17 @@ class Namespace:
         selector = f"app.kubernetes.io/instance={release},app.kubernetes.io/component={component}"
         return self.get("pods", "--selector", selector)
 
-    def install(self, release, values: Path, *settings, command="install", **options):
+    def install(self, release, *given, command="install", **options):
+        """Install or upgrade with values files (paths) and single values (texts)."""
         if command == "install":
             self.releases.append(release)
-        sets = [part for setting in settings for part in ("--set", setting)]
+        values = [
+            part
+            for each in given
+            for part in ("--values" if isinstance(each, Path) else "--set", each)
+        ]
         chart = ROOT / "helm" / "qatune"
-        return run(
-            "helm", command, release, chart, "--namespace", self.name, "--values", values, *sets,
-            **options,
-        )  # fmt: skip
+        return run("helm", command, release, chart, "--namespace", self.name, *values, **options)
 
     def uninstall(self, release):
         run("helm", "uninstall", release, "--namespace", self.name, "--wait")
