@@ -15,6 +15,7 @@ from tests.support.coordinating import connected, ended, in_process, note, play_
 
 from qatune.cluster import client, coordinator
 from qatune.cluster.coordinator import StageFailedError
+from qatune.data.shards import Shard
 from qatune.errors import NotAllowedError
 from qatune.store.folder import FolderStore
 
@@ -108,7 +109,20 @@ def test_a_finished_stage_whose_job_is_gone_is_passed_over(space, deploy, comman
     assert note(space, "passed-train", "released-at")
 
 
-def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(space, deploy, command):
+@pytest.fixture
+def two_parts(tmp_path):
+    """A store of 240 rows in four parts, of which there are the first two."""
+    store = FolderStore(str(tmp_path / "store"))
+    folder = f"runs/{cluster.RUN}/generate"
+    store.create(f"{folder}/shards.json", b'{"shards": 3, "rows": 240, "chunk_rows": 64}')
+    for chunk in (0, 1):
+        store.create(f"{folder}/{Shard(chunk, 3).part(chunk)}", b"")
+    return store
+
+
+def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(
+    space, deploy, command, two_parts
+):
     job = stage_job(
         "generate",
         'test "$JOB_COMPLETION_INDEX" = 1 || exit 65',
@@ -119,10 +133,11 @@ def test_failed_shards_are_named_with_the_rows_that_lack_an_answer(space, deploy
         backoffLimitPerIndex=1,
     )
     kubeconfig = deploy("shards", job)
-    with command("shards", kubeconfig, stages=["generate"]) as process:
+    with command("shards", kubeconfig, stages=["generate"], store=two_parts) as process:
         code, line = ended(process)
     assert code == 66
-    assert "generate failed in 2 of 3 shards: 0, 2 (shards 0, 2: " in line
+    missing = "shards 0, 2: 112 of 240 rows have no answer: 129-240"
+    assert f"generate failed in 2 of 3 shards: 0, 2 ({missing})" in line
 
 
 def test_with_kueue_the_label_is_changed_and_kueue_unsuspends(space, deploy, command):
