@@ -243,7 +243,8 @@ def test_without_a_cluster_the_store_speaks_alone(finished_store, tmp_path):
     nowhere = {"KUBECONFIG": "", "HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": ""}
     done = qatune("status", RUN, "--store", finished_store.uri, env=nowhere)
     assert done.returncode == 0, done.stderr
-    assert "no cluster: this is what the store says" in done.stdout
+    assert "no cluster: neither KUBECONFIG nor" in done.stdout
+    assert "token; this is what the store says" in done.stdout
     assert done.stdout.count("complete") == len(STAGES)
     assert "no run 'nope'" in fails(
         66, "status", "nope", "--store", finished_store.uri, env=nowhere

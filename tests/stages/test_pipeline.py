@@ -106,8 +106,8 @@ def test_gpt2_through_all_stages_into_a_folder(make_recipe, tmp_path):
         json.loads(line)  # in a pod every line is for a log collector
     check_second_run_does_nothing(*command)
     line = fails(78, *command, "--set", "train.learning_rate=1e-3")
-    assert "train.learning_rate: 0.001, not 0.01" in line
-    assert "--run" in line
+    assert "(train.learning_rate: 0.01 there, 0.001 here)" in line
+    assert "choose another name for the run" in line
 
 
 def test_llama_stage_by_stage_into_s3(make_recipe, s3_environment, s3_store):

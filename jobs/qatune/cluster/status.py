@@ -79,7 +79,7 @@ def from_store(store: Store, run: str, why: str) -> Status:
         seen = "complete" if found else "begun" if beat else "not begun"
         seconds = sum(found[0].seconds.values()) if found else None
         lines.append(Line(stage, seen, None, beat, seconds, None))
-    return Status(run, store.uri, lines, None, [f"{why}: this is what the store says"])
+    return Status(run, store.uri, lines, None, [f"{why}; this is what the store says"])
 
 
 def state(facts: Facts, job: StageJob) -> str:
