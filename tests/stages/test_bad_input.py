@@ -181,7 +181,7 @@ def test_another_recipe_under_the_same_name_changes_nothing(preprocess, tmp_path
     before = {key: store.read(key) for key in store.keys("runs/")}
     code, line = preprocess(GOOD, data={"max_length": 99})
     assert code == 78
-    assert "data.max_length: 99, not 100" in line
+    assert "(data.max_length: 100 there, 99 here)" in line
     assert {key: store.read(key) for key in store.keys("runs/")} == before
 
 
