@@ -18,8 +18,8 @@ CHART = Path(__file__).parent.parent / "helm" / "qatune"
 HEAD = """# The chart's defaults, made from jobs/qatune/values.py by `make generated`.
 # A run's own values stand in a file of yours: helm install NAME qatune -f mine.yaml
 """
-# What Helm's --set makes of a number with a point or an exponent.
-NUMBER = {"type": "string", "pattern": r"^[-+]?[0-9.]+([eE][-+]?[0-9]+)?$"}
+# What Helm's --set makes of a number with a point or an exponent; none may be negative.
+NUMBER = {"type": "string", "pattern": r"^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$"}
 
 
 def defaults() -> Values:
@@ -31,9 +31,9 @@ def schema() -> dict[str, Any]:
     """Return the schema that Helm checks values by: what the models take, and a store."""
     made = _plain(Values.model_json_schema(by_alias=True))
     store = made["$defs"]["Store"]
-    store["properties"]["uri"] = {**store["properties"]["uri"].pop("anyOf")[0]} | {
-        "description": store["properties"]["uri"]["description"]
-    }
+    uri = store["properties"]["uri"]
+    text = uri.pop("anyOf")[0]
+    uri.update(text)
     _require(made, made["$defs"], defaults())
     store["required"].append("uri")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

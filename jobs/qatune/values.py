@@ -14,16 +14,25 @@ RUN_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 """Part of a key, a file name and the value of a label."""
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|Ki|k|m)?$"
 _STORE = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?$"
-_URL = r"^https?://[^/ ]+"
+_URL = r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[^ @]*)?$"
+"""Without user and password, which values do not hold."""
 _IMAGE = r"^[^ ]+$"
 _REGISTRY = r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*/?)?$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+_EXTENDED_RESOURCE = (
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+)
 _TAG = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"
 
 
 ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
 ]
-Quantity = Annotated[str, Field(pattern=_QUANTITY)] | int | float
+Quantity = (
+    Annotated[str, Field(pattern=_QUANTITY)]
+    | Annotated[int, Field(ge=0)]
+    | Annotated[float, Field(ge=0)]
+)
 Quantities = dict[str, Quantity]
 
 
@@ -100,7 +109,7 @@ class Gpu(KubernetesSection):
     """GPUs of each pod."""
 
     count: Whole = Field(0, ge=0)
-    resource: Annotated[str, Field(min_length=1)] = "nvidia.com/gpu"
+    resource: Annotated[str, Field(pattern=_EXTENDED_RESOURCE)] = "nvidia.com/gpu"
 
 
 class Toleration(KubernetesSection):
@@ -116,7 +125,7 @@ class Toleration(KubernetesSection):
 class EnvVar(KubernetesSection):
     """A variable of the environment: a value, or where it comes from. No secret stands here."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(pattern=_VARIABLE)]
     value: str | None = None
     value_from: dict[str, Any] | None = None
 
@@ -191,7 +200,7 @@ class Train(KubernetesSection):
 class Kueue(KubernetesSection):
     """Queueing by Kueue, where the cluster has it."""
 
-    queue: ObjectName | None = None
+    queue: Annotated[ObjectName, Field(max_length=63)] | None = None
     """LocalQueue that the stages wait in. None: Kueue is not used."""
 
 

@@ -5,9 +5,22 @@ import re
 
 import pytest
 import yaml
-from tests.support.chart import CHART, RECIPE, STAGES, container, env, helm, of, pods, render
+from tests.support.chart import (
+    CHART,
+    RECIPE,
+    STAGES,
+    container,
+    env,
+    helm,
+    of,
+    pods,
+    render,
+    sets,
+)
 from tests.support.manifests import validate
 
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+TERM = f"nodeAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0]"
 FULL = (
     "train.nodes=2", "generate.shards=3", "kueue.queue=gpus", "store.secret=s3-keys",
     "store.endpoint=http://minio.storage:9000", "store.region=eu-central-1", "hub.secret=hub",
@@ -15,6 +28,7 @@ FULL = (
     "image.pullSecrets={pull}", "stages.train.runtimeClassName=nvidia",
     "stages.train.priorityClassName=batch", "stages.train.nodeSelector.pool=gpu",
     "stages.train.tolerations[0].key=nvidia.com/gpu", "stages.train.tolerations[0].operator=Exists",
+    f"stages.train.affinity.{TERM}.key=zone", f"stages.train.affinity.{TERM}.operator=Exists",
     "stages.train.gpu.count=2", "stages.train.scratchSize=50Gi", "stages.train.env[0].name=A",
     "stages.train.env[0].value=b", "stages.train.podLabels.team=ml",
     "stages.train.podAnnotations.note=x", "stages.train.activeDeadlineSeconds=3600",
@@ -152,6 +166,8 @@ def test_what_a_pool_needs_reaches_its_pods(full):
     assert pod["nodeSelector"] == {"pool": "gpu"}
     (toleration,) = pod["tolerations"]
     assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists"}
+    term = {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}
+    assert pod["affinity"] == {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [term]}}}
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
     assert pod["terminationGracePeriodSeconds"] == 300
     assert job["spec"]["activeDeadlineSeconds"] == 3600
@@ -159,7 +175,7 @@ def test_what_a_pool_needs_reaches_its_pods(full):
     assert template["metadata"]["annotations"] == {"note": "x"}
     assert env(job)["A"] == {"name": "A", "value": "b"}
     other = of(full, "Job", "generate")["spec"]["template"]["spec"]
-    assert not {"runtimeClassName", "nodeSelector", "tolerations"} & set(other)
+    assert not {"runtimeClassName", "nodeSelector", "tolerations", "affinity"} & set(other)
 
 
 def volumes(job):
@@ -208,12 +224,13 @@ def test_a_training_over_two_nodes(full):
     found = {key: value.get("value") for key, value in env(job).items()}
     assert (found["QATUNE_NODES"], found["QATUNE_PROCESSES"]) == ("2", "2")
     assert found["MASTER_ADDR"] == f"{name}-0.{name}"
+    assert found["QATUNE_MEETING_TIMEOUT"] == "86400"
 
 
 def test_a_training_on_one_node_needs_no_service(plain):
     assert not [each for each in plain if each["kind"] == "Service"]
     assert "completionMode" not in of(plain, "Job", "train")["spec"]
-    assert "MASTER_ADDR" not in env(of(plain, "Job", "train"))
+    assert not {"MASTER_ADDR", "QATUNE_MEETING_TIMEOUT"} & set(env(of(plain, "Job", "train")))
 
 
 def test_shards_stand_for_themselves_and_cost_the_cluster_nothing_more(full):
@@ -296,8 +313,16 @@ def test_names_fit_for_the_longest_release():
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
 
 
+@pytest.mark.parametrize("release", ["2026-run", "2" * 53, "2.6"])
+def test_a_service_s_name_begins_with_a_letter(release):
+    objects = render("train.nodes=2", name=release)
+    (service,) = [each for each in objects if each["kind"] == "Service"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", service["metadata"]["name"])
+    assert all(len(name) + len("-999") <= 63 for name in names(objects))
+
+
 def test_two_releases_never_meet_in_a_name():
-    for one, other in (("a.b", "a-b"), ("r" * 40 + "1", "r" * 40 + "2")):
+    for one, other in (("a.b", "a-b"), ("2-a", "run-2-a"), ("r" * 40 + "1", "r" * 40 + "2")):
         shared = names(render(name=one)) & names(render(name=other))
         assert not shared
 
@@ -305,7 +330,7 @@ def test_two_releases_never_meet_in_a_name():
 def test_names_of_digits_are_names():
     given = ("store.secret=123", "kueue.queue=456", "hub.secret=7", "image.pullSecrets[0]=8")
     given += ("stages.train.priorityClassName=9", "stages.train.runtimeClassName=10")
-    texts = [f"--set-string={each}" for each in ("store.uri=s3://bucket/prefix", *given)]
+    texts = sets(*given, flag="--set-string")
     found = helm("template", "123", CHART, "--namespace", "456", "-f", RECIPE, *texts)
     for each in yaml.safe_load_all(found):
         validate(each)
@@ -327,16 +352,15 @@ def test_a_release_with_dots_still_has_names_of_pods():
 
 
 def test_notes_say_how_to_watch_it_and_where_the_result_will_lie():
-    sets = ("--set", "store.uri=s3://bucket/prefix/", "--set", "run.name=llama")
-    path = CHART.parent / "recipes" / "llama-3.2-1b.yaml"
-    said = helm("install", "r", CHART, "-f", path, *sets, "--dry-run=client", "--namespace", "team")
-    notes = said.split("NOTES:")[1]
+    install = ("install", "r", CHART, "-f", RECIPE, "--dry-run=client", "--namespace", "team")
+    given = sets("store.uri=s3://bucket/prefix/", "run.name=llama")
+    notes = helm(*install, *given).split("NOTES:")[1]
     assert "qatune status llama --namespace team" in notes
     assert "s3://bucket/prefix/runs/llama/evaluate/report.html" in notes
     assert "preprocess -> train -> generate -> evaluate" in notes
     assert "--reset-then-reuse-values --set run.attempt=2" in notes
     less = ("--set", "recipe.generate.adapter=none", "--set", "stages.evaluate.enabled=false")
-    said = helm("install", "r", CHART, "-f", path, *sets, *less, "--dry-run=client")
-    assert "runs/llama/generate/parts/" in said
-    assert "report.html" not in said
-    assert "train/adapter/" not in said.split("NOTES:")[1]
+    notes = helm(*install, *given, *less).split("NOTES:")[1]
+    assert "runs/llama/generate/parts/" in notes
+    assert "report.html" not in notes
+    assert "train/adapter/" not in notes

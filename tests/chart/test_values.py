@@ -4,7 +4,18 @@ import json
 
 import pytest
 import yaml
-from tests.support.chart import CHART, RECIPE, STAGES, container, helm, of, refusal, render
+from tests.support.chart import (
+    CHART,
+    NEEDED,
+    RECIPE,
+    STAGES,
+    container,
+    helm,
+    of,
+    refusal,
+    render,
+    sets,
+)
 from tests.support.qatune_command import qatune
 
 from qatune import recipe
@@ -22,7 +33,8 @@ def test_a_recipe_reaches_the_stages_as_qatune_run_reads_it(name, tmp_path):
     path = recipe.shipped()[name]
     mounted = tmp_path / "recipe.json"
     mounted.write_text(bound_recipe(render(recipe=path)))
-    assert recipe.load(str(mounted)) == recipe.load(name)
+    changes = [each.removeprefix("recipe.") for each in NEEDED if each.startswith("recipe.")]
+    assert recipe.load(str(mounted)) == recipe.load(name, changes)
 
 
 @pytest.mark.parametrize("written", ["2e-4", "0.0002", "2E-04"])
@@ -62,6 +74,18 @@ def test_a_million_stays_a_whole_number(tmp_path):
         ("image.registry=https://here", "at '/image/registry'"),
         ("image.tag=a b", "at '/image/tag'"),
         ("stages.train.resources.limits.memory=1ki", "'1ki' does not match pattern"),
+        ("stages.train.resources.limits.memory=-1", "minimum: got -1, want 0"),
+        ("stages.train.resources.limits.memory=-1.5", "'-1.5' does not match pattern"),
+        ("stages.train.resources.limits.memory=1.2.3", "'1.2.3' does not match pattern"),
+        ("stages.train.shmSize=-1", "minimum: got -1, want 0"),
+        ("stages.train.env[0].name=A B", "at '/stages/train/env/0/name': 'A B' does not match"),
+        ("stages.train.env[0].name=2A", "at '/stages/train/env/0/name': '2A' does not match"),
+        ("stages.train.gpu.resource=gpu", "at '/stages/train/gpu/resource': 'gpu' does not match"),
+        ("stages.train.gpu.resource=nvidia.com/", "'nvidia.com/' does not match pattern"),
+        ("kueue.queue=" + "q" * 64, "at '/kueue/queue': maxLength: got 64, want 63"),
+        ("store.endpoint=https://key:secret@minio:9000", "at '/store/endpoint'"),
+        ("store.endpoint=https://key:sec/ret@minio:9000", "at '/store/endpoint'"),
+        ("hub.endpoint=https://token@hub", "at '/hub/endpoint'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(setting, named):
@@ -89,11 +113,23 @@ def test_what_may_be_nothing_may_be_taken_away(setting):
     assert of(render(setting), "Job", "train")
 
 
+@pytest.mark.parametrize("component", ["train", "coordinator"])
 @pytest.mark.parametrize("label", ["app.kubernetes.io/component", "qatune/run"])
-def test_a_label_that_policies_select_by_is_not_given_away(label):
+def test_a_label_that_policies_select_by_is_not_given_away(label, component):
     name = label.replace(".", "\\.")
-    said = refusal(f"stages.train.podLabels.{name}=x")
-    assert f"stages.train.podLabels: {label} is the chart's own" in said
+    said = refusal(f"stages.{component}.podLabels.{name}=x")
+    assert f"stages.{component}.podLabels: {label} is the chart's own" in said
+
+
+def test_pods_of_all_components_take_other_labels_and_annotations():
+    where = [f"stages.{component}" for component in ("train", "coordinator")]
+    jobs = of(render(*(f"{each}.podLabels.team=ml" for each in where),
+                     *(f"{each}.podAnnotations.note=x" for each in where)), "Job")  # fmt: skip
+    for component in ("train", "coordinator"):
+        metadata = jobs[component]["spec"]["template"]["metadata"]
+        assert metadata["labels"]["team"] == "ml"
+        assert metadata["labels"]["app.kubernetes.io/component"] == component
+        assert metadata["annotations"] == {"note": "x"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +199,9 @@ def test_a_secret_does_not_stand_in_the_values(name):
     assert render(given, f"{source}.name=keys", f"{source}.key=k")
 
 
-@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "SORT_KEY"])
+@pytest.mark.parametrize(
+    "name", ["TOKENIZERS_PARALLELISM", "SORT_KEY", "HF_HUB_DISABLE_IMPLICIT_TOKEN"]
+)
 def test_what_only_sounds_like_a_secret_is_taken(name):
     assert render(f"stages.train.env[0].name={name}", "stages.train.env[0].value=no")
 
@@ -183,8 +221,8 @@ def test_a_run_without_stages_is_refused():
 
 
 def test_without_a_recipe_or_a_store_it_says_which_is_missing():
-    assert "missing properties 'model', 'data'" in refusal(recipe="/dev/null")
-    said = helm("template", "run-1", CHART, "-f", RECIPE, code=1)
+    said = helm("template", "run-1", CHART, code=1)
+    assert "missing properties 'model', 'data'" in said
     assert "at '/store': missing property 'uri'" in said
 
 
@@ -216,7 +254,7 @@ def test_a_wrong_value_for_the_cluster_is_said_by_qatune_run_as_well(tmp_path):
 
 
 def test_lint():
-    said = helm("lint", CHART, "-f", RECIPE, "--set", "store.uri=s3://bucket/prefix", "--strict")
+    said = helm("lint", CHART, "-f", RECIPE, *sets(), "--strict")
     assert "0 chart(s) failed" in said
 
 

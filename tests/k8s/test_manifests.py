@@ -5,7 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from tests.support.chart import RECIPE, STAGES, container, helm, of, pods, render
+from tests.support.chart import CHART, RECIPE, STAGES, container, helm, of, pods, render, sets
 from tests.support.manifests import K8S, POOLS, amount, objects, one, validate
 
 from qatune.values import Values
@@ -111,9 +111,7 @@ def merged(below, above):
 
 
 def with_pool(pool, *settings):
-    sets = [part for each in ("store.uri=s3://b/p", *settings) for part in ("--set", each)]
-    chart = K8S.parent / "helm" / "qatune"
-    text = helm("template", "run-1", chart, "-f", RECIPE, "-f", pool, *sets)
+    text = helm("template", "run-1", CHART, "-f", RECIPE, "-f", pool, *sets(*settings))
     return [each for each in yaml.safe_load_all(text) if each]
 
 

@@ -10,7 +10,12 @@ import yaml
 
 CHART = Path(__file__).parents[2] / "helm" / "qatune"
 RECIPE = CHART.parent / "recipes" / "llama-3.2-1b.yaml"
-STORE = "store.uri=s3://bucket/prefix"
+# What a shipped recipe lacks on a cluster: the bucket, and what pods can read.
+NEEDED = (
+    "store.uri=s3://bucket/prefix",
+    "recipe.model.source=s3://bucket/model",
+    "recipe.data.source=s3://bucket/questions.csv",
+)
 STAGES = ("preprocess", "train", "generate", "evaluate")
 
 
@@ -31,16 +36,20 @@ def helm(*arguments, code=0):
     return done.stdout if code == 0 else done.stderr
 
 
+def sets(*settings, flag="--set"):
+    """Return Helm's arguments for what a recipe needs and for these settings, which come last."""
+    return [part for setting in (*NEEDED, *settings) for part in (flag, setting)]
+
+
 def render(*settings, name="run-1", recipe=RECIPE):
     """Render the chart's objects, with `--set` for each setting."""
-    sets = [part for setting in (STORE, *settings) for part in ("--set", setting)]
-    text = helm("template", name, CHART, "--namespace", "team", "-f", recipe, *sets)
+    given = ("-f", recipe, *sets(*settings))
+    text = helm("template", name, CHART, "--namespace", "team", *given)
     return [found for found in yaml.safe_load_all(text) if found]
 
 
-def refusal(*settings, recipe=RECIPE, store=STORE):
-    sets = [part for setting in (store, *settings) for part in ("--set", setting)]
-    return helm("template", "run-1", CHART, "-f", recipe, *sets, code=1)
+def refusal(*settings, recipe=RECIPE):
+    return helm("template", "run-1", CHART, "-f", recipe, *sets(*settings), code=1)
 
 
 def of(objects, kind, component=None):

@@ -1,8 +1,9 @@
 {{- /*
 What is refused before anything is made:
-  qatune.guard      a change of a run that has begun, and what would end or meet another run
-  qatune.guard.env  a variable that is the chart's, given twice, or a secret:
-                    dict "root" $ "component" "train" "own" (list)
+  qatune.guard          a change of a run that has begun, and what would end or meet another run
+  qatune.guard.sources  data, models and adapters that no pod sees
+  qatune.guard.env      a variable that is the chart's, given twice, or a secret:
+                        dict "root" $ "component" "train" "own" (list)
 */ -}}
 
 {{- define "qatune.guard" -}}
@@ -45,16 +46,42 @@ begun
 {{- end -}}
 {{- end -}}
 
+{{- /* Pods see buckets, the hub (by a revision), and absolute paths of their images. */ -}}
+{{- define "qatune.guard.sources" -}}
+{{- $recipe := .Values.recipe -}}
+{{- if not $recipe.model.revision -}}
+{{- include "qatune.guard.source" (dict "name" "model.source" "source" $recipe.model.source "revision" "model.revision") -}}
+{{- end -}}
+{{- if and (has "preprocess" (include "qatune.stages" . | fromJsonArray)) (not $recipe.data.revision) -}}
+{{- include "qatune.guard.source" (dict "name" "data.source" "source" $recipe.data.source "revision" "data.revision") -}}
+{{- end -}}
+{{- with dig "generate" "input" "" $recipe -}}
+{{- include "qatune.guard.source" (dict "name" "generate.input" "source" .) -}}
+{{- end -}}
+{{- $adapter := dig "generate" "adapter" "train" $recipe -}}
+{{- if not (has $adapter (list "train" "none")) -}}
+{{- include "qatune.guard.source" (dict "name" "generate.adapter" "source" $adapter) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "qatune.guard.source" -}}
+{{- if not (regexMatch "^(s3:/)?/" .source) -}}
+{{- $hub := .revision | empty | ternary "" (printf "; a hub id needs recipe.%s beside it" .revision) -}}
+{{- fail (printf "\n\nrecipe.%s: '%s' is a file of your machine, which pods do not see: put it into the bucket, and say --set recipe.%s=s3://BUCKET/%s%s\n" .name .source .name (base .source) $hub) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "qatune.guard.env" -}}
 {{- $names := list -}}
 {{- range .own }}{{ $names = append $names .name }}{{ end -}}
 {{- $where := printf "stages.%s.env" .component -}}
 {{- range (index .root.Values.stages .component).env -}}
+{{- /* DISABLE: such a variable is a switch, as HF_HUB_DISABLE_IMPLICIT_TOKEN, and holds no secret. */ -}}
 {{- if has .name $names -}}
 {{- fail (printf "\n\n%s: %s is set already, by the chart or above; leave it out\n" $where .name) -}}
 {{- else if and .value .valueFrom -}}
 {{- fail (printf "\n\n%s: %s has a value and a valueFrom; leave one out\n" $where .name) -}}
-{{- else if and .value (regexMatch "(^|_)(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY|ACCESS_KEY_ID)$|PASSWORD$" .name) -}}
+{{- else if and .value (not (contains "_DISABLE_" .name)) (regexMatch "(^|_)(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY|ACCESS_KEY_ID)$|PASSWORD$" .name) -}}
 {{- fail (printf "\n\n%s: %s looks like a secret, which values do not hold; take it from a Secret with valueFrom\n" $where .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}

@@ -11,9 +11,12 @@ Names and values that several templates need:
   qatune.store.port   port of the store's endpoint
 */ -}}
 
-{{- /* A name that had to be changed gets digits of its own: two releases must not meet in one. */ -}}
+{{- /*
+  A Service's name begins with a letter, and none has dots. A name that had to be changed gets digits
+  of its own: two releases must not meet in one.
+*/ -}}
 {{- define "qatune.fullname" -}}
-{{- $name := .Release.Name | replace "." "-" -}}
+{{- $name := regexReplaceAll "^[0-9]" (.Release.Name | replace "." "-") "run-${0}" -}}
 {{- if or (ne $name .Release.Name) (gt (len $name) 36) -}}
 {{- $name = printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum .Release.Name | trunc 4) -}}
 {{- end -}}

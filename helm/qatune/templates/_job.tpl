@@ -11,11 +11,6 @@
 {{- $given := dict "root" $root "component" .stage "account" (include "qatune.fullname" $root) -}}
 {{- /* What the coordinator has changed stays: an upgrade must not suspend a running Job again. */ -}}
 {{- $live := lookup "batch/v1" "Job" $root.Release.Namespace $name -}}
-{{- range $key, $_ := $pod.podLabels -}}
-{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "qatune/" $key) -}}
-{{- fail (printf "\n\nstages.%s.podLabels: %s is the chart's own: choose another label\n" $.stage $key) -}}
-{{- end -}}
-{{- end -}}
 {{- $parked := $root.Values.kueue.queue | empty | ternary "" "qatune-parked" -}}
 apiVersion: batch/v1
 kind: Job
@@ -56,14 +51,7 @@ spec:
     - action: Ignore
       onPodConditions: [{type: DisruptionTarget, status: "True"}]
   template:
-    metadata:
-      labels: {{- include "qatune.labels" $given | nindent 8 }}
-        {{- with $pod.podLabels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      {{- with $pod.podAnnotations }}
-      annotations: {{- toYaml . | nindent 8 }}
-      {{- end }}
+    metadata: {{- include "qatune.pod.metadata" $given | nindent 6 }}
     spec:
       automountServiceAccountToken: false
       {{- include "qatune.pod" $given | nindent 6 }}

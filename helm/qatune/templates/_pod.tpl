@@ -1,5 +1,6 @@
 {{- /*
 Parts of a pod, as every component has them:
+  qatune.pod.metadata its labels and annotations:     dict "root" $ "component" "train"
   qatune.pod          who it runs as:                 dict "root" $ "component" "train" "account" NAME
   qatune.placement    which nodes take it:            dict "root" $ "component" "train" "live" (its Job)
   qatune.container    a container's image and rights: dict "root" $ "component" "train"
@@ -9,6 +10,22 @@ Parts of a pod, as every component has them:
   qatune.resources    requests and limits, GPUs included
   qatune.amount       a quantity as a number
 */ -}}
+
+{{- define "qatune.pod.metadata" -}}
+{{- $pod := index .root.Values.stages .component -}}
+{{- range $key, $_ := $pod.podLabels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "qatune/" $key) -}}
+{{- fail (printf "\n\nstages.%s.podLabels: %s is the chart's own: choose another label\n" $.component $key) -}}
+{{- end -}}
+{{- end -}}
+labels: {{- include "qatune.labels" . | nindent 2 }}
+  {{- with $pod.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $pod.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
 
 {{- define "qatune.pod" -}}
 {{- $pod := index .root.Values.stages .component -}}
