@@ -45,6 +45,22 @@ def test_an_image_ends_as_a_user_without_rights(path):
     assert users[-1] == "USER 10001:10001"
 
 
+@pytest.mark.parametrize("path", DOCKERFILES[:-1], ids=name_of)
+def test_an_image_says_what_it_is(path):
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', path.read_text()))
+    assert labels.pop("description").startswith("qatune: ")
+    assert labels == {
+        "title": f"qatune-{name_of(path)}", "licenses": "Apache-2.0",
+        "version": "${VERSION}", "revision": "${REVISION}",
+    }  # fmt: skip
+
+
+def test_signals_reach_the_stage_through_tini():
+    lines = [line for path in DOCKERFILES[:-1] for line in path.read_text().splitlines()]
+    entries = [line for line in lines if line.startswith(("ENTRYPOINT", "CMD"))]
+    assert entries == ['ENTRYPOINT ["tini", "--", "qatune"]']  # the others have it of their parent
+
+
 def test_base_images_have_exact_tags():
     (cuda,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILES[0].read_text(), re.MULTILINE)
     (slim,) = re.findall(
