@@ -142,7 +142,8 @@ def test_a_run_s_name_has_one_recipe(namespace, values, bucket):
 
 def test_a_shard_that_fails_for_good_leaves_the_others_work(namespace, values, bucket):
     """One shard meets a broken part, which is named; without it the shard ends as the others."""
-    shards = ("generate.shards=3", "stages.generate.backoffLimit=0", "run.name=shards")
+    adapter = f"recipe.generate.adapter={bucket.uri}/store/runs/data/train/adapter"
+    shards = ("generate.shards=3", "stages.generate.backoffLimit=0", "run.name=shards", adapter)
     broken = "runs/shards/generate/parts/part-00001-00004.jsonl"
     bucket.store.create(broken, b"{broken\n")
     namespace.install("shards", values, *shards)
@@ -202,15 +203,13 @@ def test_nothing_secret_is_written_down(namespace, bucket):
         e2e.run("helm", "get", "all", release, "--namespace", namespace.name).stdout
         for release in namespace.releases
     ]
-    logs = [
-        namespace.kubectl("logs", pod["metadata"]["name"], check=False).stdout
-        for pod in namespace.get("pods")
-    ]
+    pods = ("--selector", "app.kubernetes.io/name=qatune", "--max-log-requests", "1000")
+    logs = namespace.kubectl("logs", *pods, "--tail", "-1", "--ignore-errors").stdout.splitlines()
     objects = [
         bucket.store.read(key).decode(errors="replace")
         for key in bucket.store.keys("runs/")
         if key.endswith((".json", ".jsonl", ".html"))
     ]
     written = [json.dumps(namespace.get("events")), *releases, *logs, *objects]
-    assert len(written) > 30
+    assert min(len(releases), len(logs), len(objects)) > 4
     assert not [text for text in written if secret in text]
