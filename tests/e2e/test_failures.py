@@ -211,5 +211,6 @@ def test_nothing_secret_is_written_down(namespace, bucket):
         if key.endswith((".json", ".jsonl", ".html"))
     ]
     written = [json.dumps(namespace.get("events")), *releases, *logs, *objects]
-    assert min(len(releases), len(logs), len(objects)) > 4
+    assert len(releases) > 4
+    assert min(len(logs), len(objects)) > 30
     assert not [text for text in written if secret in text]
