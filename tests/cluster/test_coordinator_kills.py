@@ -130,6 +130,16 @@ def test_each_kind_of_failure_is_borne_by_itself(monkeypatch):
         waiting.bear(NotAllowedError("starting"))
 
 
+def test_each_kind_of_failure_begins_with_a_short_wait():
+    waits = []
+    waiting = patience.Patience(sleep=waits.append)
+    for _ in range(8):
+        waiting.bear(client.NoSuchObjectError("gone"))
+    assert waits[-1] >= patience._LONGEST_PAUSE / 2
+    waiting.bear(UnavailableError("away"))
+    assert waits[-1] <= patience._FIRST_PAUSE
+
+
 def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(
     deploy, finished_store, monkeypatch, tmp_path, capfd
 ):

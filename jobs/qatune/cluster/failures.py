@@ -42,9 +42,9 @@ def what_failed(job: StageJob) -> str:
     if code is not None:
         return f"{job.stage} failed with {with_meaning(code)}"
     match job.failure.reason:
-        case "FailedIndexes" | "MaxFailedIndexesExceeded" if job.completions == 1:
-            return f"{job.stage} failed"
         case "FailedIndexes" | "MaxFailedIndexesExceeded":
+            if job.completions == 1:
+                return f"{job.stage} failed"
             return (
                 f"{job.stage} failed in {_count(job.failed_indexes):,} of {job.completions:,} "
                 f"shards: {_shown(job.failed_indexes)}"
