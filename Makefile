@@ -29,8 +29,7 @@ demo: setup $(DEMO_CSV) $(DEMO_MODEL)/config.json ## the whole pipeline on real 
 	@echo
 	@echo 'Ask it yourself:  $(BIN)/qatune ask demo "What does textwrap.dedent do?"'
 	@echo 'Your own file:    $(BIN)/qatune run demo --run mine --set data.source=questions.csv --set data.columns.id=null'
-	@echo 'On a cluster:     each stage is one command of a pod, and they share a bucket alone:'
-	@echo '                  qatune preprocess|train|generate|evaluate --run mine --recipe FILE --store s3://bucket/prefix'
+	@echo 'On a cluster:     helm install mine helm/qatune --values mine.yaml    (README.md says what comes before it)'
 
 $(DEMO_CSV): scripts/make_demo_csv.py | $(VENV)/installed
 	$(BIN)/python scripts/make_demo_csv.py $@
