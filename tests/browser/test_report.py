@@ -124,7 +124,7 @@ def test_hostile_text_is_shown_as_text(show, tmp_path):
     answer = Answer(made.HOSTILE, 9, "stop", 1.0)
     row = replace(
         row, id=made.HOSTILE, question=made.HOSTILE, expected=made.HOSTILE, base=answer,
-        adapter=replace(answer, text=f"half a pair: \ud800 {made.HOSTILE}"),
+        adapter=replace(answer, text=f"no character: \ufffd {made.HOSTILE}"),
     )  # fmt: skip
     failed = FailedRow("bad", made.HOSTILE, "undecodable", made.HOSTILE)
     page = show(written(tmp_path, [row], [failed], source=made.HOSTILE))

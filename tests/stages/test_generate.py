@@ -167,6 +167,7 @@ def test_an_exception_costs_the_row_that_provokes_it(llama, monkeypatch):
     assert (error["id"], error["question"], error["code"], error["message"]) == (
         "5", "five", "engine_error", "poison",
     )  # fmt: skip
+    assert error in json_lines(outputs(store)["parts/part-00000-00001.jsonl"])
     good = [row for row in lines(expected, "parts/") if row["id"] != "5"]
     assert [row["base"]["text"] for row in lines(store, "parts/")] == [
         row["base"]["text"] for row in good
@@ -190,6 +191,84 @@ def test_a_row_that_cannot_be_scored_is_an_error_alone(llama, monkeypatch):
     assert len(lines(store, "errors/")) + len(lines(store, "parts/")) == 7
 
 
+def json_lines(data):
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def poisoned(monkeypatch, harm, *ids):
+    """Let the engine do this where one of these rows is in its batch."""
+    complete = StaticEngine._complete
+
+    def failing(self, batch):
+        if any(request.id in ids for request in batch):
+            harm()
+        return complete(self, batch)
+
+    monkeypatch.setattr(StaticEngine, "_complete", failing)
+
+
+def raising():
+    raise RuntimeError("poison")
+
+
+def test_a_chunk_of_poison_alone_is_no_broken_engine(llama, monkeypatch):
+    poisoned(monkeypatch, raising, "4", "5", "6")
+    store = MemoryStore()
+    run(store, llama, None, adapter="none")
+    assert [row["id"] for row in lines(store, "errors/")] == ["4", "5", "6"]
+    assert [row["id"] for row in lines(store, "parts/")] == ["1", "2", "3", "7"]
+
+
+@pytest.mark.parametrize(
+    "exhaust", [lambda: torch.empty(1 << 50, dtype=torch.uint8), lambda: bytearray(1 << 62)]
+)
+def test_a_row_that_takes_all_memory_is_an_error_alone(llama, monkeypatch, exhaust):
+    poisoned(monkeypatch, exhaust, "5")
+    store = MemoryStore()
+    run(store, llama, None, adapter="none")
+    (error,) = lines(store, "errors/")
+    assert (error["id"], error["code"]) == ("5", "out_of_memory")
+    assert len(lines(store, "parts/")) == 6
+
+
+def test_a_row_whose_error_differs_each_time_is_settled_by_the_first(llama, monkeypatch):
+    """Killed after the part, before its errors are shown apart: nothing is computed again."""
+    poisoned(monkeypatch, raising, "5")
+    store = MemoryStore()
+    stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "create", answering.killed)
+        with pytest.raises(KilledError):
+            generate.run(stage)
+    assert not [name for name in outputs(store) if name.startswith("errors/")]
+    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
+    generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
+    (error,) = lines(store, "errors/")
+    assert (error["id"], error["message"]) == ("5", "poison")
+
+
+def test_of_two_workers_at_one_chunk_the_slower_goes_on_with_the_other_s_answers(
+    llama, monkeypatch
+):
+    """Their answers differ, as in bfloat16: by then a split network is whole again."""
+    theirs, ours = MemoryStore(), MemoryStore()
+    run(theirs, llama, None, adapter="none", max_new_tokens=8)
+    stage = answering.prepared(ours, llama, None, PAIRS, adapter="none")
+    settle = stage.settle
+    part = Shard().part(1)
+    changed = outputs(theirs)[part].replace(b'"stop"', b'"length"').replace(b"five", b"FIVE")
+
+    def late(name, data):
+        if name == part:
+            assert ours.create(stage.key(name), changed)
+        return settle(name, data)
+
+    monkeypatch.setattr(stage, "settle", late)
+    generate.run(stage)
+    assert outputs(ours) == outputs(theirs) | {part: changed}
+    assert outputs(ours) != outputs(theirs)
+
+
 def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
     def failing(self, batch):
         raise RuntimeError("no kernel image")
@@ -205,19 +284,19 @@ def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
 def test_after_a_kill_only_the_missing_parts_are_computed(
     llama, llama_adapter, monkeypatch, survivor
 ):
-    """Die in turn before the first part, between error file and part, and after a part."""
+    """Die in turn at the first, the second and the third part."""
     pairs = [*PAIRS[:4], (" \t", "an empty question"), *PAIRS[4:]]
     whole, store = MemoryStore(), MemoryStore()
     run(whole, llama, llama_adapter, pairs)
     stage = answering.prepared(store, llama, llama_adapter, pairs)
-    create = stage.create
+    settle = stage.settle
 
-    def killed(name, source):
+    def killed(name, data):
         if name == Shard().part(survivor):
             raise KilledError
-        return create(name, source)
+        return settle(name, data)
 
-    monkeypatch.setattr(stage, "create", killed)
+    monkeypatch.setattr(stage, "settle", killed)
     with pytest.raises(KilledError):
         generate.run(stage)
     left = outputs(store)

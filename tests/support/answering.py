@@ -110,14 +110,15 @@ def outputs(store):
 
 
 def lines(store, prefix):
-    """Rows of all parts, or other outputs, in the order of their names."""
+    """Answers of all parts, or lines of other outputs, in the order of their names."""
     named = outputs(store)
-    return [
+    found = [
         json.loads(line)
         for name in sorted(named)
         if name.startswith(prefix)
         for line in named[name].splitlines()
     ]
+    return [line for line in found if prefix != "parts/" or "code" not in line]
 
 
 def start(stage, shard, of=3):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from qatune.config import Data, Generate, Model, Recipe
 from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.data.shards import Shard
 from qatune.stages import evaluate
 from qatune.store.artifacts import StageRun
 from qatune.store.memory import MemoryStore
@@ -70,11 +71,11 @@ def answers_only(store, rows, failed=(), *, adapter=True, **fields):
     if adapter:
         _train(StageRun.open(store, RUN, "train", ours))
     stage = StageRun.open(store, RUN, "generate", ours)
-    for part in range(0, max(len(rows), 1), 64):
-        chunk = [asdict(row) for row in rows[part : part + 64]]
-        stage.create(f"parts/part-00000-{part // 64:05d}.jsonl", lines(chunk))
+    parts = [[*failed, *rows[:64]], *(rows[at : at + 64] for at in range(64, len(rows), 64))]
+    for number, part in enumerate(parts):
+        stage.create(Shard().part(number), lines(map(asdict, part)))
     if failed:
-        stage.create("errors/part-00000-00000.jsonl", lines(asdict(row) for row in failed))
+        stage.create(Shard().errors(0), lines(map(asdict, failed)))
     stage.counters = {"rows": len(rows) + len(failed), "answers": len(rows), "errors": len(failed)}
     stage.finish()
     return StageRun.open(store, RUN, "evaluate", ours)

@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnsweredRow:
-    """A line of `generate/parts/`."""
+    """A line of `generate/parts/`: a row and its answers."""
 
     id: str
     question: str
@@ -83,9 +83,12 @@ class AnsweredRow:
 
 @dataclass(frozen=True)
 class FailedRow:
-    """A line of `generate/errors/`: a row that got no answer, and why."""
+    """A line of `generate/parts/`, and again of `errors/`: a row without an answer, and why."""
 
     id: str
     question: str | None
     code: str
     message: str
+
+
+Outcome = AnsweredRow | FailedRow

@@ -1,14 +1,14 @@
 """What becomes of a chunk of questions: answers of base and adapter, and errors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from qatune.data import requests
 from qatune.data.prompts import Template
-from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.data.records import Answer, AnsweredRow, FailedRow, Outcome
 from qatune.data.requests import Fault, Question
 from qatune.errors import QatuneError
 from qatune.model import devices, engines
@@ -18,14 +18,6 @@ from qatune.model.scoring import Row, Scored, score
 
 Done = Callable[[int], None]
 """Hears of rows as they get their answers, and of 0 between batches. It may raise to stop."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Each question of a chunk is in exactly one of the two, in the order of the input."""
-
-    answered: list[AnsweredRow]
-    failed: list[FailedRow]
 
 
 def encode(question: Question, tokenizer: Any, template: Template) -> Question:
@@ -59,8 +51,18 @@ class Answerer:
         self._template, self._batch_size = template, batch_size
         self._variants = (False, True) if engines.has_adapter(loaded.model) else (False,)
 
-    def answer(self, questions: Sequence[Question], done: Done) -> Answers:
-        """Answer a chunk; ids are unique in it. What one row provokes is that row's error."""
+    def broken(self) -> Fault | None:
+        """Ask for a token after a prompt that cannot be at fault; return what fails for it."""
+        harmless = [int(self._loaded.tokenizer.eos_token_id)]
+        asked = [Request("", harmless, 1, adapter=adapter) for adapter in self._variants]
+        results = self._engine.generate(asked)
+        return next((each.fault for each in results if isinstance(each, Failure)), None)
+
+    def answer(self, questions: Sequence[Question], done: Done) -> list[Outcome]:
+        """Answer a chunk, in its order; ids are unique in it.
+
+        What one row provokes is that row's error.
+        """
         faults: dict[str, Fault] = {}
         usable = []
         for question in questions:
@@ -73,17 +75,13 @@ class Answerer:
         completions = self._complete(usable, faults, done)
         usable = [question for question in usable if question.id not in faults]
         scores = {adapter: self._score(usable, adapter, faults, done) for adapter in self._variants}
-        answered = [
-            self._row(question, completions, scores)
-            for question in usable
-            if question.id not in faults
-        ]
-        failed = [
+        encoded_rows = {question.id: question for question in usable}
+        return [
             FailedRow(question.id, question.question, fault.code, fault.message)
-            for question in questions
             if (fault := faults.get(question.id))
+            else self._row(encoded_rows[question.id], completions, scores)
+            for question in questions
         ]
-        return Answers(answered, failed)
 
     def _encoded(self, question: Question) -> Question | Fault:
         if question.fault:

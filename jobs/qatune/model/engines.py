@@ -19,6 +19,8 @@ from qatune.model.loading import LoadedModel
 from qatune.model.sampling import RowSampler
 
 ENGINE_ERROR = "engine_error"
+OUT_OF_MEMORY = "out_of_memory"
+_NO_MEMORY = "can't allocate memory"  # torch on a CPU has no class of its own for it
 _MESSAGE_CHARACTERS = 300
 
 
@@ -224,10 +226,9 @@ def variant(model: Any, *, adapter: bool) -> AbstractContextManager[Any]:
 
 def error_fault(error: Exception) -> Fault:
     """Describe in one line what an engine raised for a row."""
-    code = ENGINE_ERROR
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        code = "out_of_memory"
     text = " ".join(str(error).split()) or type(error).__name__
+    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY in text
+    code = OUT_OF_MEMORY if no_memory else ENGINE_ERROR
     return Fault(code, text[:_MESSAGE_CHARACTERS])
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qatune.config import Recipe
-from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.data import answers
+from qatune.data.records import AnsweredRow, FailedRow
 from qatune.data.shards import chunk_of
 from qatune.errors import MissingInputError
 from qatune.store import artifacts, manifests
@@ -16,7 +17,7 @@ from qatune.store.objects import ObjectRef, Store, verified
 _READ = {
     "preprocess": ("lengths.json",),
     "train": ("metrics.jsonl",),
-    "generate": ("parts/", "errors/"),
+    "generate": ("parts/",),
 }
 
 
@@ -88,10 +89,8 @@ def metrics(store: Store, run: str) -> dict[str, Any]:
 
 def rows(store: Store, generate: Manifest) -> tuple[list[AnsweredRow], list[FailedRow]]:
     """Read all answers and all rows without one, in the order of the input."""
-    parts, errors = (generate.outputs_like(".jsonl", each) for each in ("parts/", "errors/"))
-    answered = [_answered(line) for line in _lines_of(store, _by_chunk(parts))]
-    failed = [FailedRow(**line) for line in _lines_of(store, _by_chunk(errors))]
-    return answered, failed
+    parts = _by_chunk(generate.outputs_like(".jsonl", "parts/"))
+    return answers.divided([row for ref in parts for row in answers.decode(verified(store, ref))])
 
 
 def _by_chunk(refs: Sequence[ObjectRef]) -> list[ObjectRef]:
@@ -110,12 +109,3 @@ def _lines_of(store: Store, refs: Iterable[ObjectRef]) -> Iterator[dict[str, Any
         for line in verified(store, ref).split(b"\n"):
             if line:
                 yield json.loads(line)
-
-
-def _answered(line: dict[str, Any]) -> AnsweredRow:
-    adapter = line["adapter"]
-    answers = {
-        "base": Answer(**line["base"]),
-        "adapter": None if adapter is None else Answer(**adapter),
-    }
-    return AnsweredRow(**line | answers)

@@ -1,39 +1,33 @@
 """Answer every question with base and adapter, part by part, and prove that none was lost."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
-from pydantic import TypeAdapter, ValidationError
-
-from qatune import interruption, log
-from qatune.data import ledger, openai_batch
+from qatune import interruption, log, scratch
+from qatune.data import answers, ledger, openai_batch
 from qatune.data.prompts import Template
-from qatune.data.records import Answer, AnsweredRow, FailedRow
+from qatune.data.records import AnsweredRow, Outcome
 from qatune.data.requests import Question, Sampling
 from qatune.data.shards import Layout, Shard
 from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
 from qatune.model import engines
-from qatune.model.answering import Answerer, Answers
+from qatune.model.answering import Answerer
 from qatune.model.engines import StaticEngine
 from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions, shard_records
 from qatune.store.artifacts import StageRun
-from qatune.store.objects import ObjectRef, Store, verified
+from qatune.store.objects import ObjectRef, verified
 from qatune.store.questions import Questions
 from qatune.store.shards import check_number, divide, heartbeat_name
 from qatune.store.sources import check_tokenizer
-
-Row = TypeVar("Row", AnsweredRow, FailedRow)
-_ANSWERED, _FAILED = TypeAdapter(AnsweredRow), TypeAdapter(FailedRow)
 
 
 @dataclass(frozen=True)
@@ -61,23 +55,22 @@ def run(stage: StageRun, shard: int = 0, shards: int = 1) -> None:
     """
     mine = Shard(shard, shards)
     check_number(stage.store, stage.run, shards)
-    with tempfile.TemporaryDirectory(prefix="qatune-") as name:
-        scratch = Path(name)
+    with scratch.folder() as folder:
         recorded = shard_records.is_recorded(stage.store, stage.run, mine)
-        rows = None if recorded else _do_shard(stage, mine, scratch)
+        rows = None if recorded else _do_shard(stage, mine, folder)
         if shard_records.all_recorded(stage.store, stage.run, mine):
             end = stage.anew()
-            _complete(end, rows or _questions(end, scratch), shards, scratch)
+            _complete(end, rows or _questions(end, folder), shards, folder)
 
 
-def _do_shard(stage: StageRun, shard: Shard, scratch: Path) -> Questions:
+def _do_shard(stage: StageRun, shard: Shard, folder: Path) -> Questions:
     """Answer what is not answered yet, prove that all is, and write the shard's record."""
     with stage.timed("loading"):
-        rows = _questions(stage, scratch)
+        rows = _questions(stage, folder)
     stage.used(rows.files)
     work = _Work(shard, rows, Layout(rows.total, stage.recipe.generate.chunk_rows))
     if work.total:
-        _answer(stage, work, scratch)
+        _answer(stage, work, folder)
     _account(stage, work)
     divide(stage, shard.of, work.layout)
     shard_records.save_record(stage, shard)
@@ -86,19 +79,19 @@ def _do_shard(stage: StageRun, shard: Shard, scratch: Path) -> Questions:
     return rows
 
 
-def _questions(stage: StageRun, scratch: Path) -> Questions:
+def _questions(stage: StageRun, folder: Path) -> Questions:
     spec = stage.recipe.generate
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k, spec.seed)
     defaults = Question("", None, spec.max_new_tokens, sampling)
     if spec.input:
         return questions.of_files(spec.input, stage.recipe.data.columns, defaults, stage.note)
-    return questions.held_out(stage.store, stage.parent("preprocess"), scratch, defaults)
+    return questions.held_out(stage.store, stage.parent("preprocess"), folder, defaults)
 
 
-def _answer(stage: StageRun, work: _Work, scratch: Path) -> None:
+def _answer(stage: StageRun, work: _Work, folder: Path) -> None:
     with stage.timed("loading"):
         train = stage.parent("train") if "train" in stage.upstream else None
-        model = find_model(stage.store, stage.run, stage.recipe, train, scratch / "adapter")
+        model = find_model(stage.store, stage.run, stage.recipe, train, folder / "adapter")
         if "preprocess" in stage.upstream:
             preprocess = stage.parent("preprocess")
             check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
@@ -133,8 +126,9 @@ def _answer_missing_parts(
                 answerer = _answerer(stage, model)
                 started = time.monotonic()
             with stage.timed("working"):
-                answers = answerer.answer(chunk, done)
-            _save(stage, work, number, answers)
+                rows = answerer.answer(chunk, done)
+            _refuse_broken_engine(answerer, rows)
+            _save(stage, work, number, rows)
             made += 1
         saved += len(chunk)
     if answered:
@@ -173,42 +167,40 @@ def _chunks(rows: Questions, size: int) -> Iterator[tuple[int, list[Question]]]:
         yield number, chunk
 
 
-def _save(stage: StageRun, work: _Work, number: int, answers: Answers) -> None:
-    """Write the errors first: a part that is there says that its chunk is complete."""
-    _refuse_broken_engine(answers)
+def _save(stage: StageRun, work: _Work, number: int, rows: Sequence[Outcome]) -> None:
+    """Settle a chunk by one object, answers and errors together.
+
+    Of two workers at the same chunk the slower one goes on with what the other made of it.
+    """
     divide(stage, work.shard.of, work.layout)
-    if answers.failed:
-        stage.create(work.shard.errors(number), _lines(answers.failed))
-    stage.create(work.shard.part(number), _lines(answers.answered))
+    part = work.shard.part(number)
+    if not stage.settle(part, answers.encode(rows)):
+        log.get().info("already answered by another worker", part=stage.key(part))
 
 
-def _refuse_broken_engine(answers: Answers) -> None:
-    """Raise where the engine failed for each of several rows: that is not the rows' fault."""
-    broken = [row for row in answers.failed if row.code == engines.ENGINE_ERROR]
-    if len(broken) > 1 and len(broken) == len(answers.failed) and not answers.answered:
-        raise QatuneError(f"the model fails for every question, first with: {broken[0].message}")
-
-
-def _lines(rows: Sequence[Any]) -> bytes:
-    return b"".join(_line(asdict(row)) for row in rows)
-
-
-def _line(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
+def _refuse_broken_engine(answerer: Answerer, rows: Sequence[Outcome]) -> None:
+    """Raise where the engine fails for whatever it is asked: that is not the rows' fault."""
+    answered, failed = answers.divided(rows)
+    if answered or not any(row.code == engines.ENGINE_ERROR for row in failed):
+        return
+    if fault := answerer.broken():
+        raise QatuneError(f"the model fails for every question, with: {fault.message}")
 
 
 def _account(stage: StageRun, work: _Work) -> None:
-    """Read the shard's parts back, prove its ledger, and count."""
+    """Read the shard's parts back, prove its ledger, show its errors apart, and count."""
     counts = dict.fromkeys(shard_records.SUMMED, 0)
     for number, chunk in work.chunks():
-        part, errors = work.shard.part(number), work.shard.errors(number)
-        answered, failed = _adopted(stage, part, _ANSWERED), _adopted(stage, errors, _FAILED)
+        part = work.shard.part(number)
+        answered, failed = answers.divided(_adopted(stage, part))
         ledger.prove(
             f"{stage.store.uri}/{stage.key(part)}",
             [question.id for question in chunk],
             [row.id for row in answered],
             [row.id for row in failed],
         )
+        if failed:
+            stage.create(work.shard.errors(number), answers.encode(failed))
         counts["rows"] += len(chunk)
         counts["answers"] += len(answered)
         counts["errors"] += len(failed)
@@ -217,25 +209,18 @@ def _account(stage: StageRun, work: _Work) -> None:
     stage.counters |= counts
 
 
-def _adopted(stage: StageRun, name: str, kind: TypeAdapter[Row]) -> list[Row]:
-    """Return the rows of an object that may be missing, and count it as an output."""
-    if stage.store.stat(stage.key(name)) is None:
-        return []
-    ref = stage.adopt(name)
+def _adopted(stage: StageRun, part: str) -> list[Outcome]:
+    """Return the rows of a part, and count it as an output."""
     try:
-        return [kind.validate_json(line) for line in verified(stage.store, ref).splitlines()]
-    except ValidationError:
+        return answers.decode(stage.adopt(part))
+    except ValueError:
         raise MissingInputError(
-            f"{stage.store.uri}/{ref.key}: not a part that qatune wrote; "
+            f"{stage.store.uri}/{stage.key(part)}: not a part that qatune wrote; "
             "delete it and run the same command again"
         ) from None
 
 
-def _rows(store: Store, ref: ObjectRef | None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in verified(store, ref).splitlines()] if ref else []
-
-
-def _complete(end: StageRun, rows: Questions, shards: int, scratch: Path) -> None:
+def _complete(end: StageRun, rows: Questions, shards: int, folder: Path) -> None:
     """Prove that the shards' records cover the input, and write the stage's manifest of them."""
     records = shard_records.load_records(end, shards)
     layout = Layout(rows.total, end.recipe.generate.chunk_rows)
@@ -243,26 +228,23 @@ def _complete(end: StageRun, rows: Questions, shards: int, scratch: Path) -> Non
     end.used(rows.files)
     if rows.openai:
         parts = {ref.key: ref for record in records for ref in record.outputs}
-        _write_openai(end, rows, shards, parts, scratch)
+        _write_openai(end, rows, shards, parts, folder)
     manifest = end.complete(shard_records.merged(end.manifest(), records))
     counters = manifest.counters
     log.get().info("complete", shards=shards, rows=counters["rows"], errors=counters["errors"])
 
 
 def _write_openai(
-    end: StageRun, rows: Questions, shards: int, parts: Mapping[str, ObjectRef], scratch: Path
+    end: StageRun, rows: Questions, shards: int, parts: Mapping[str, ObjectRef], folder: Path
 ) -> None:
     """Write OpenAI's files from all parts, in the order of the requests."""
     with ExitStack() as files:
-        outputs = _openai_outputs(end, scratch, files)
+        outputs = _openai_outputs(end, folder, files)
         for number, chunk in _chunks(rows, end.recipe.generate.chunk_rows):
-            shard = Shard(number % shards, shards)
-            answered, failed = (
-                _rows(end.store, parts.get(end.key(name)))
-                for name in (shard.part(number), shard.errors(number))
-            )
+            part = parts[end.key(Shard(number % shards, shards).part(number))]
+            by_id = {row.id: row for row in answers.decode(verified(end.store, part))}
             for output in outputs:
-                output.write(chunk, answered, failed)
+                output.write(chunk, by_id)
     for output in outputs:
         end.create(f"openai/{output.variant}.jsonl", output.path)
 
@@ -276,37 +258,30 @@ class _OpenAIOutput:
     path: Path
     file: BinaryIO
 
-    def write(
-        self,
-        chunk: Sequence[Question],
-        answered: Sequence[dict[str, Any]],
-        failed: Sequence[dict[str, Any]],
-    ) -> None:
-        rows = {row["id"]: row for row in answered}
-        errors = {row["id"]: row for row in failed}
+    def write(self, chunk: Sequence[Question], rows: Mapping[str, Outcome]) -> None:
         for question in chunk:
-            if row := rows.get(question.id):
+            row = rows[question.id]
+            if isinstance(row, AnsweredRow):
                 line = openai_batch.response_line(
                     question,
                     model=self.model,
-                    prompt_tokens=row["prompt_tokens"],
-                    answer=Answer(**row[self.variant]),
+                    prompt_tokens=row.prompt_tokens,
+                    answer=getattr(row, self.variant),
                 )
             else:
-                error = errors[question.id]
                 line = openai_batch.error_line(
-                    question, model=self.model, code=error["code"], message=error["message"]
+                    question, model=self.model, code=row.code, message=row.message
                 )
-            self.file.write(_line(line))
+            self.file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 
 
-def _openai_outputs(stage: StageRun, scratch: Path, files: ExitStack) -> list[_OpenAIOutput]:
+def _openai_outputs(stage: StageRun, folder: Path, files: ExitStack) -> list[_OpenAIOutput]:
     base, adapter = stage.recipe.model.source, stage.recipe.generate.adapter
     models = {"base": base}
     if adapter != "none":
         models["adapter"] = f"{base}+{stage.run if adapter == 'train' else adapter}"
     outputs = []
     for variant, model in models.items():
-        path = scratch / f"openai-{variant}.jsonl"
+        path = folder / f"openai-{variant}.jsonl"
         outputs.append(_OpenAIOutput(variant, model, path, files.enter_context(path.open("wb"))))
     return outputs

@@ -1,13 +1,10 @@
 """Read the rows, check and tokenize them once, and divide them into training and held-out ones."""
 
-import errno
 import json
-import sqlite3
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from qatune import log
+from qatune import log, scratch
 from qatune.config import Data, Generate
 from qatune.data import lengths, parts, readers, splits
 from qatune.data.ahead import ahead, mapped_ahead
@@ -26,7 +23,7 @@ from qatune.data.lengths import Lengths
 from qatune.data.prompts import Template
 from qatune.data.records import ROWS, Reason
 from qatune.data.selection import Batch, Candidate, Selection, batched
-from qatune.errors import BadDataError, UnavailableError
+from qatune.errors import BadDataError
 from qatune.model.configs import UNBOUNDED, load_config, positions
 from qatune.model.tokenizing import Encoded, RowTokenizer, load_tokenizer
 from qatune.store.artifacts import StageRun
@@ -35,8 +32,6 @@ from qatune.store.sources import SourceFile, adapter_folder, data_files, shared_
 
 SHOWN_CHARACTERS = 200
 """As much of a rejected row's texts is kept."""
-
-_ADVICE = "make room or set TMPDIR, then run again"
 
 
 def run(stage: StageRun) -> None:
@@ -52,12 +47,11 @@ def run(stage: StageRun) -> None:
         stage.used(found.mirrored or found.tokenizer_files())
         tokenizer = RowTokenizer(load_tokenizer(found.path))
         holds = positions(load_config(found.path))
-    with tempfile.TemporaryDirectory(prefix="qatune-") as name, _disk_errors_named():
-        scratch = Path(name)
+    with scratch.folder() as folder:
         with stage.timed("working"):
-            work = _read_and_tokenize(stage, sources, tokenizer, holds, scratch)
+            work = _read_and_tokenize(stage, sources, tokenizer, holds, folder)
             held_out = splits.held_out(data.split, work.kept, work.groups)
-        _save(stage, work, held_out, scratch)
+        _save(stage, work, held_out, folder)
     _count(stage, work, int(held_out.sum()))
     stage.finish()
 
@@ -99,7 +93,7 @@ class _Work:
 
 
 def _read_and_tokenize(
-    stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, holds: int, scratch: Path
+    stage: StageRun, sources: list[SourceFile], tokenizer: RowTokenizer, holds: int, folder: Path
 ) -> _Work:
     """Pass over the files once: reading, tokenizing and writing work at the same time.
 
@@ -110,8 +104,8 @@ def _read_and_tokenize(
     tokenize = partial(_tokenized, data=data, tokenizer=tokenizer, holds=holds)
     with (
         closing(Selection(data, tokenizer.fewest_tokens)) as selection,
-        parts.spool_writer(scratch / "spool") as spool,
-        (scratch / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejected,
+        parts.spool_writer(folder / "spool") as spool,
+        (folder / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejected,
         stage.progress("reading", sum(source.size for source in sources), "bytes") as progress,
         closing(ahead(_chosen(sources, data, selection, work, source_bytes))) as chosen,
     ):
@@ -241,17 +235,17 @@ def _refuse_nothing(work: _Work, data: Data) -> None:
         )
 
 
-def _save(stage: StageRun, work: _Work, held_out: Any, scratch: Path) -> None:
+def _save(stage: StageRun, work: _Work, held_out: Any, folder: Path) -> None:
     with (
         stage.timed("working"),
         stage.progress("writing", work.kept, "rows") as progress,
     ):
-        for path in parts.divide(scratch / "spool", held_out, scratch):
+        for path in parts.divide(folder / "spool", held_out, folder):
             rows = parquet.read_metadata(path).num_rows
             stage.create(path.name, path)
             path.unlink()
             progress.advance(rows)
-    stage.create("rejected.jsonl", scratch / "rejected.jsonl")
+    stage.create("rejected.jsonl", folder / "rejected.jsonl")
     summary = lengths.summary(stage.recipe.data, work.tokens, work.characters)
     stage.create("lengths.json", (json.dumps(summary, indent=1) + "\n").encode())
     stage.create("lengths.svg", lengths.picture(summary))
@@ -271,18 +265,3 @@ def _count(stage: StageRun, work: _Work, test: int) -> None:
     log.get().info("rows divided", train=work.kept - test, test=test, tokens=work.ids)
     for reason, count in work.rejected.most_common():
         log.get().info("rows rejected", reason=reason, rows=count)
-
-
-@contextmanager
-def _disk_errors_named() -> Iterator[None]:
-    """Say in one line what the disk for temporary files, or the one with the data, did not do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        what = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
-        where = error.filename or tempfile.gettempdir()
-        raise UnavailableError(f"{where}: {what}; {_ADVICE}") from error
-    except sqlite3.OperationalError as error:
-        raise UnavailableError(f"{tempfile.gettempdir()}: {error}; {_ADVICE}") from error

@@ -15,7 +15,14 @@ from qatune.errors import BadRecipeError, MissingInputError, UnavailableError
 from qatune.log import Progress
 from qatune.store import manifests
 from qatune.store.manifests import Manifest
-from qatune.store.objects import NoSuchObjectError, ObjectRef, Store, create_once, describe
+from qatune.store.objects import (
+    NoSuchObjectError,
+    ObjectRef,
+    Store,
+    chunks,
+    create_once,
+    describe_source,
+)
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -132,17 +139,27 @@ class StageRun:
         self._outputs[ref.key] = ref
         return ref
 
+    def settle(self, name: str, data: bytes) -> bool:
+        """Write one output unless it is there; False says that what another worker wrote counts.
+
+        For what two may make differently. `adopt` makes it an output of this stage.
+        """
+        self.bind()
+        with self.timed("saving"):
+            return self.store.create(self.key(name), data)
+
     def bind(self) -> None:
         """Tie the run's name to the recipe, before anything is written under it."""
         if not self._bound:
             bind_recipe(self.store, self.run, self.recipe)
             self._bound = True
 
-    def adopt(self, name: str) -> ObjectRef:
-        """Count an output that an earlier attempt of this stage wrote."""
-        ref = describe(self.store, self.key(name))
-        self._outputs[ref.key] = ref
-        return ref
+    def adopt(self, name: str) -> bytes:
+        """Count an output that an attempt of this stage wrote, and return its content."""
+        key = self.key(name)
+        data = b"".join(chunks(self.store, key))
+        self._outputs[key] = describe_source(key, data)
+        return data
 
     def used(self, refs: Sequence[ObjectRef]) -> None:
         """Record what this stage has read: objects of the store, or files by their URI."""
@@ -163,6 +180,11 @@ class StageRun:
             spent = time.monotonic() - start
             self.seconds[kind] += spent - self._nested
             self._nested = outer + spent
+
+    def spent(self, kind: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere, within what is timed now."""
+        self.seconds[kind] += seconds
+        self._nested += seconds
 
     @contextmanager
     def progress(
