@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from tests.support import tiny, training
@@ -14,7 +15,9 @@ from qatune.errors import (
     InterruptedRunError,
     MissingInputError,
     QatuneError,
+    UnavailableError,
 )
+from qatune.model import uploads
 from qatune.model.recorder import Recorder
 from qatune.stages import train
 from qatune.store import manifests
@@ -148,6 +151,48 @@ def test_a_damaged_checkpoint_is_passed_over(folders, monkeypatch):
     store.replace(key, b"\0" + store.read(key)[1:])
     store.dies_at = None
     assert run(store, ours).counters["resumed_from_step"] == 4
+
+
+class AwayStore(MemoryStore):
+    """Does not answer for the first times that a checkpoint is brought to it."""
+
+    away = 0
+
+    def create(self, key, source):
+        if self.away and "/checkpoints/" in key:
+            self.away -= 1
+            raise UnavailableError("away")
+        return super().create(key, source)
+
+
+def test_training_goes_on_while_the_store_is_away(folders, monkeypatch, capfd):
+    monkeypatch.setattr(uploads, "_PAUSE_SECONDS", 0.05)
+    ours = training.recipe(folders["llama"], max_steps=6)
+    alone, store = MemoryStore(), AwayStore()
+    run(alone, ours)
+    store.away = 20
+    run(store, ours)
+    assert store.away == 0
+    assert outputs(store) == outputs(alone)
+    assert capfd.readouterr().out.count("checkpoint not saved: trying again") == 1
+
+
+class SlowStore(MemoryStore):
+    def create(self, key, source):
+        if "/checkpoints/" in key:
+            time.sleep(0.2)
+        return super().create(key, source)
+
+
+def test_no_step_waits_for_the_store(folders):
+    """A checkpoint takes this store longer than the steps up to the next take."""
+    store = SlowStore()
+    stage = run(store, training.recipe(folders["llama"], max_steps=8))
+    head = f"runs/{training.RUN}/train/checkpoints/"
+    kept = {key.removeprefix(head).split("/")[0] for key in store.keys(head)}
+    assert "step-00000008" in kept
+    assert len(kept) < 4
+    assert 0 < stage.seconds["saving"] < 1
 
 
 def test_old_checkpoints_go(folders):

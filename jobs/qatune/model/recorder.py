@@ -1,9 +1,8 @@
 """What happens between two steps: figures, held-out loss, checkpoints, an orderly stop."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,9 @@ from qatune.log import Progress
 from qatune.model import scoring
 from qatune.model.distributed import Peers
 from qatune.model.journal import Journal
+from qatune.model.uploads import Saved, Uploads
 
 METRICS = "metrics.jsonl"
-
-
-@dataclass
-class Saved:
-    """How far the store is: what a restart will go on from."""
-
-    start: int = 0
-    """The step that this start of the stage went on from."""
-    step: int = 0
-
-    @property
-    def moved(self) -> bool:
-        return self.step > self.start
-
-
-class Uploads:
-    """Sends one checkpoint at a time to the store while training goes on.
-
-    `saved` hears of each that is safe there; the first failure comes out of the next call.
-    """
-
-    def __init__(self, send: Callable[[int, Path], None], saved: Saved) -> None:
-        self._send, self._saved = send, saved
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._running: Future[None] | None = None
-
-    def begin(self, step: int, folder: Path) -> None:
-        self.wait()
-        self._running = self._pool.submit(self._upload, step, folder)
-
-    def wait(self) -> None:
-        """Return when nothing is under way."""
-        running, self._running = self._running, None
-        if running:
-            running.result()
-
-    def close(self) -> None:
-        """End the thread, when what it is at is through."""
-        self._pool.shutdown(wait=True)
-
-    def _upload(self, step: int, folder: Path) -> None:
-        self._send(step, folder)
-        self._saved.step = step
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
@@ -81,12 +38,14 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         progress: Progress,
         peers: Peers,
         saved: Saved,
+        spent: Callable[[float], None],
     ) -> None:
+        """`spent` hears of the seconds that each save kept the training waiting."""
         self._journal, self._heldout = journal, heldout
         self._train, self._pad_id = train, pad_id
         self._uploads, self._interruption, self._progress = uploads, interruption, progress
-        self._peers, self._saved = peers, saved
-        self._rate = 0.0
+        self._peers, self._saved, self._spent = peers, saved, spent
+        self._rate = self._save_began = 0.0
         self.trainer: Any = None
 
     def measure(self, model: Any, step: int) -> None:
@@ -133,6 +92,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         if self._asked_to_stop():
             control.should_training_stop = True
             control.should_save = self._peers.first
+        self._save_began = time.monotonic()
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was; tell the others how far the store is."""
@@ -143,7 +103,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         return asked > 0
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self._journal.flush()
-        shutil.copyfile(self._journal.path, folder / METRICS)
-        self._uploads.begin(state.global_step, folder)
+        shutil.copyfile(self._journal.path, written / METRICS)
+        folder = written.with_name(f"leaving-{state.global_step}")
+        self._uploads.begin(state.global_step, written.rename(folder))
+        self._spent(time.monotonic() - self._save_began)

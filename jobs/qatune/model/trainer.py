@@ -73,7 +73,6 @@ def settings(
         seed=train.seed,
         save_strategy="steps" if saves else "no",
         save_steps=train.save_steps,
-        save_total_limit=2,  # one may still be on its way to the store
         logging_strategy="no",
         logging_nan_inf_filter=False,
         eval_strategy="no",

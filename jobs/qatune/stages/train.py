@@ -1,7 +1,6 @@
 """Train the adapter, or go on from its last checkpoint exactly where it was."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qatune import config, interruption, log, recipe
+from qatune import config, interruption, log, recipe, scratch
 from qatune.errors import BadDataError, InterruptedRunError, QatuneError
 from qatune.launch import Place
 from qatune.model import adapters, card, checks, devices, trainer
@@ -24,8 +23,9 @@ from qatune.model.configs import load_config
 from qatune.model.distributed import LostPeerError, Peers, join
 from qatune.model.journal import Journal, write_tensorboard
 from qatune.model.loading import LoadedModel, load_model, prepare_process
-from qatune.model.recorder import METRICS, Recorder, Saved, Uploads
+from qatune.model.recorder import METRICS, Recorder
 from qatune.model.scoring import Row
+from qatune.model.uploads import Saved, uploading
 from qatune.store import checkpoints, sources
 from qatune.store.artifacts import StageRun, is_complete
 from qatune.store.objects import fetch
@@ -65,13 +65,12 @@ def _end_together(peers: Peers) -> None:
 
 def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
     spec = stage.recipe.model
-    with tempfile.TemporaryDirectory(prefix="qatune-train-") as name, stage.timed("working"):
-        scratch = Path(name)
+    with scratch.folder() as folder, stage.timed("working"):
         with stage.timed("loading"):
             found = sources.base_model(stage.store, stage.run, spec)
             files = found.files()
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
-            rows = _checked_rows(stage, load_config(found.path), scratch)
+            rows = _checked_rows(stage, load_config(found.path), folder)
             stage.used(files)
             loaded = load_model(found.path, spec, stage.note, for_training=True)
         base = adapters.Base(
@@ -83,13 +82,13 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
         )
         model = adapters.create(loaded.model, stage.recipe.train.lora, stage.recipe.train.seed)
         _describe_model(stage, loaded, model)
-        journal = Journal(scratch / METRICS)
-        task = _Task(stage, peers, saved, rows, journal, scratch)
+        journal = Journal(folder / METRICS)
+        task = _Task(stage, peers, saved, rows, journal, folder)
         _train(task, model, loaded)
         if not peers.first:
             return
         _count(task)
-        _write_outputs(stage, model, loaded, base=base, journal=journal, scratch=scratch)
+        _write_outputs(stage, model, loaded, base=base, journal=journal, folder=folder)
     stage.finish()
 
 
@@ -106,12 +105,12 @@ def _losses_explained(saved: Saved) -> Iterator[None]:
         ) from error
 
 
-def _checked_rows(stage: StageRun, model_config: Any, scratch: Path) -> _Rows:
+def _checked_rows(stage: StageRun, model_config: Any, folder: Path) -> _Rows:
     """Read the rows and find what would fail later, before any weights are read."""
     train = stage.recipe.train
     checks.check_target_modules(train.lora.target_modules, checks.skeleton(model_config))
-    table = _read_rows(stage, "train-", scratch)
-    heldout = _read_rows(stage, "test-", scratch)
+    table = _read_rows(stage, "train-", folder)
+    heldout = _read_rows(stage, "test-", folder)
     if not len(table):
         raise BadDataError("there is no row to train on: all were rejected or are held out")
     limit = checks.sequence_limit(train.max_length, model_config)
@@ -130,14 +129,14 @@ def _checked_rows(stage: StageRun, model_config: Any, scratch: Path) -> _Rows:
     return _Rows(table, lengths, _scoring_rows(heldout), limit)
 
 
-def _read_rows(stage: StageRun, prefix: str, scratch: Path) -> pa.Table:
+def _read_rows(stage: StageRun, prefix: str, folder: Path) -> pa.Table:
     """Fetch and verify the parquet parts of one side of the split."""
     refs = stage.parent("preprocess").outputs_like(".parquet", prefix)
     stage.used(refs)
     columns = {"input_ids": pa.list_(pa.int32()), "answer_start": pa.int32()}
     tables = [pa.schema(columns).empty_table()]
     for ref in refs:
-        path = fetch(stage.store, ref, scratch / "rows" / ref.key.rsplit("/", 1)[-1])
+        path = fetch(stage.store, ref, folder / "rows" / ref.key.rsplit("/", 1)[-1])
         tables.append(pq.read_table(path, columns=list(columns)).cast(pa.schema(columns)))
         path.unlink()
     return pa.concat_tables(tables)
@@ -185,7 +184,8 @@ class _Task:
     saved: Saved
     rows: _Rows
     journal: Journal
-    scratch: Path
+    folder: Path
+    """For what need not outlive this start."""
 
     @property
     def steps(self) -> int:
@@ -214,7 +214,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
     with (
         interruption.watched() as stop,
         _progress(task) as progress,
-        _closing(Uploads(partial(_send, task), saved)) as uploads,
+        uploading(partial(_send, task), saved) as uploads,
     ):
         recorder = Recorder(
             task.journal,
@@ -226,6 +226,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
             progress=progress,
             peers=task.peers,
             saved=saved,
+            spent=partial(task.stage.spent, "saving"),
         )
         taught = _trainer(task, model, loaded, recorder)
         recorder.trainer = taught
@@ -262,7 +263,7 @@ def _progress(task: _Task) -> AbstractContextManager[log.Progress]:
 def _resumed(task: _Task) -> Path | None:
     """Fetch the newest checkpoint and its journal, the same in all processes; None without one."""
     stage, peers, made_for = task.stage, task.peers, task.made_for
-    where, folder = (stage.store, task.checkpoints), task.scratch / "resumed"
+    where, folder = (stage.store, task.checkpoints), task.folder / "resumed"
     newest = None
     if peers.first:
         newest = checkpoints.newest(*where, folder, made_for, processes=peers.size)
@@ -299,7 +300,7 @@ def _trainer(
             optim=trainer.optimizer_name(task.train.optim, loaded.device, task.stage.note),
             loaded=loaded,
             steps=task.steps,
-            folder=task.scratch / "checkpoints",
+            folder=task.folder / "checkpoints",
             saves=task.peers.first,
         ),
         tokenizer=loaded.tokenizer,
@@ -307,14 +308,6 @@ def _trainer(
         callbacks=[recorder],
         peers=task.peers,
     )
-
-
-@contextmanager
-def _closing(uploads: Uploads) -> Iterator[Uploads]:
-    try:
-        yield uploads
-    finally:
-        uploads.close()
 
 
 def _stop(done: int, steps: int, *, moved: bool) -> None:
@@ -359,12 +352,12 @@ def _write_outputs(
     *,
     base: adapters.Base,
     journal: Journal,
-    scratch: Path,
+    folder: Path,
 ) -> None:
     stage.create(METRICS, journal.path)
-    events = write_tensorboard(journal.lines(), scratch / "tensorboard")
+    events = write_tensorboard(journal.lines(), folder / "tensorboard")
     stage.create(f"tensorboard/{events.name}", events)
     text = card.model_card(stage.recipe, base, stage.counters)
-    folder = scratch / "adapter"
-    for path in adapters.save(model, loaded.tokenizer, base, text, folder):
-        stage.create(f"adapter/{path.relative_to(folder).as_posix()}", path)
+    adapter = folder / "adapter"
+    for path in adapters.save(model, loaded.tokenizer, base, text, adapter):
+        stage.create(f"adapter/{path.relative_to(adapter).as_posix()}", path)
