@@ -9,6 +9,7 @@ from tests.support import faulty_s3
 from tests.support.faulty_s3 import Fault
 
 from qatune.errors import MissingInputError, NotAllowedError, UnavailableError
+from qatune.store import s3
 from qatune.store.objects import CHUNK_BYTES, ConflictError, create_once
 from qatune.store.opening import open_store
 from qatune.store.sources import data_files, model_folder
@@ -201,3 +202,46 @@ def test_a_file_that_changes_while_it_is_read(server, store):
         server.objects["a.csv"] = bytes(CHUNK_BYTES + 2)
         with pytest.raises(ConflictError, match="changed"):
             opened.read()
+
+
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "GET"])
+def test_clocks_that_differ_are_no_matter_of_credentials(server, store, method):
+    calls = {"PUT": lambda key: store.create(key, b""), "HEAD": store.stat, "GET": store.read}
+    server.objects["x"] = b"content"
+    server.skew = -3600
+    with pytest.raises(UnavailableError, match="this machine's clock and the server's differ"):
+        calls[method]("x")
+
+
+@pytest.mark.parametrize("wait", [0.0, 1.5])
+def test_a_connection_that_breaks_off_is_made_again(server, store, monkeypatch, wait):
+    monkeypatch.setattr(s3, "_ANSWER_SECONDS", 0.5)
+    store = open_store("s3://bucket")
+    server.faults += [Fault(method, reset=True, silent=wait) for method in ("PUT", "GET", "HEAD")]
+    assert create_once(store, "x", b"content").size == 7
+    assert store.read("x") == b"content"
+    assert store.stat("x").size == 7
+    assert not any(fault.times for fault in server.faults)
+
+
+def test_a_body_that_trickles_is_asked_for_on_another_connection(server, monkeypatch):
+    """Each byte comes in time, all of them would take a minute."""
+    monkeypatch.setattr(s3, "_ANSWER_SECONDS", 0.6)
+    monkeypatch.setattr(s3, "_SLOWEST", 1_000_000)
+    store = open_store("s3://bucket")
+    server.objects["x"] = bytes(100_000)
+    server.faults.append(Fault("GET", trickle=0.1))
+    began = time.monotonic()
+    assert store.read("x") == bytes(100_000)
+    assert time.monotonic() - began < 5
+    assert server.count("GET", "x") == 2
+
+
+def test_a_body_that_is_slow_but_not_too_slow_is_read_once(server, monkeypatch):
+    monkeypatch.setattr(s3, "_ANSWER_SECONDS", 0.6)
+    monkeypatch.setattr(s3, "_SLOWEST", 10_000)
+    store = open_store("s3://bucket")
+    server.objects["x"] = bytes(100_000)
+    server.faults.append(Fault("GET", trickle=0.02))
+    assert store.read("x") == bytes(100_000)
+    assert server.count("GET", "x") == 1

@@ -7,7 +7,7 @@ from tests.support import finished_run
 
 from qatune.cluster import status
 from qatune.data.shards import Shard
-from qatune.errors import MissingInputError
+from qatune.errors import MissingInputError, NotAllowedError, UnavailableError
 from qatune.store import artifacts
 from qatune.store.artifacts import StageRun
 from qatune.store.manifests import manifest_key
@@ -39,3 +39,15 @@ def test_a_heartbeat_that_is_none_is_named(shards):
     store.replace(f"runs/{finished_run.RUN}/generate/{name}", b"{torn")
     with pytest.raises(MissingInputError, match=f"generate/{name}: not a heartbeat that qatune"):
         status.from_store(store, finished_run.RUN, "no cluster")
+
+
+@pytest.mark.parametrize("error", [UnavailableError, NotAllowedError])
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(error, capfd):
+    class Refusing(MemoryStore):
+        def replace(self, key, data):
+            raise error("not now")
+
+    stage = StageRun.open(Refusing(), "still", "preprocess", finished_run.recipe())
+    with stage.progress("training", 100, "steps") as bar:
+        bar.advance(5)
+    assert "heartbeat not written" in capfd.readouterr().out

@@ -1,11 +1,19 @@
-"""A small S3 server that does not check signatures and misbehaves when it is told to."""
+"""A small S3 server that does not check signatures and misbehaves when it is told to.
+
+The layer of faults between the product and a store: tests/support/misbehaviour.py draws them.
+"""
 
 import hashlib
 import re
+import socket
+import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -22,6 +30,14 @@ class Fault:
     """Bytes of the body that are sent before the connection ends."""
     after: bool = False
     """The request is carried out first, then answered with the error."""
+    reset: bool = False
+    """The connection is reset in place of an answer."""
+    silent: float = 0.0
+    """Seconds without an answer; then the connection ends."""
+    trickle: float = 0.0
+    """Seconds between any two hundredths of the body."""
+    stale: bool = False
+    """A listing is the one of some writes before."""
     call: Callable[[], None] | None = None
     """Something that happens elsewhere in the meantime."""
     times: int = 1
@@ -34,6 +50,12 @@ class FaultyS3:
     faults: list[Fault] = field(default_factory=list)
     conditional: bool = True
     """Whether If-None-Match is heeded."""
+    skew: float = 0.0
+    """Seconds that the server's clock is ahead."""
+    plan: Callable[[str, str], Fault | None] | None = None
+    """Draws the fault of a request from its method and key; `faults` come first."""
+    earlier: deque[list[str]] = field(default_factory=lambda: deque(maxlen=5))
+    """The names that there were before each of the last writes."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Method and key of every request."""
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -88,24 +110,50 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.s3.asked.append((self.command, key))
             self.server.s3.headers.append(dict(self.headers))
-            fault = self._fault(key)
-            if fault is None or fault.status is None or fault.after:
-                answer = self._carried_out(key, body)
-        if fault and fault.call:
+            fault = self._fault(key) or Fault(self.command)
+            if fault.after or not (fault.status or fault.reset or fault.silent):
+                answer = self._carried_out(key, body, stale=fault.stale)
+        if fault.call:
             fault.call()
-        if fault and fault.status:
+        if fault.reset or fault.silent:
+            self._break_off(fault)
+            return
+        if fault.status:
             answer = fault.status, _error(fault.code), {}
-        self._say(*answer, keep=fault.keep if fault else None)
+        self._say(*answer, keep=fault.keep, trickle=fault.trickle)
 
     def _fault(self, key: str) -> Fault | None:
-        for fault in self.server.s3.faults:
+        s3 = self.server.s3
+        for fault in s3.faults:
             if fault.times and fault.method == self.command and "probe" not in key:
                 fault.times -= 1
                 return fault
-        return None
+        if self._skewed():
+            return Fault(self.command, 403, "RequestTimeTooSkewed")
+        return s3.plan(self.command, key) if s3.plan else None
 
-    def _carried_out(self, key: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def _skewed(self) -> bool:
+        """Whether the clocks differ by more than the 15 minutes that S3 allows."""
+        sent = datetime.strptime(self.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return abs(sent.timestamp() - time.time() - self.server.s3.skew) > 900
+
+    def date_time_string(self, timestamp=None):
+        """The time by the server's own clock."""
+        return super().date_time_string(timestamp or time.time() + self.server.s3.skew)
+
+    def _break_off(self, fault: Fault) -> None:
+        time.sleep(fault.silent)
+        # Without lingering the system sends a reset in place of an orderly end.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _carried_out(
+        self, key: str, body: bytes, *, stale: bool
+    ) -> tuple[int, bytes, dict[str, str]]:
         objects = self.server.s3.objects
+        if self.command in {"PUT", "DELETE"}:
+            self.server.s3.earlier.append(list(objects))
         if self.command == "PUT":
             wanted = self.headers.get("If-None-Match") == "*" and self.server.s3.conditional
             if wanted and key in objects:
@@ -116,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             objects.pop(key, None)
             return 204, b"", {}
         if "list-type" in self.path:
-            return 200, self._listing(), {"Content-Type": "application/xml"}
+            return 200, self._listing(stale=stale), {"Content-Type": "application/xml"}
         if key and key not in objects:
             return 404, _error("NoSuchKey"), {}
         return self._found(objects[key]) if key else (200, b"", {})
@@ -132,18 +180,29 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {start}-{min(end, len(data) - 1)}/{len(data)}"
         return 206, data[start : end + 1], headers
 
-    def _listing(self) -> bytes:
+    def _listing(self, *, stale: bool) -> bytes:
+        s3 = self.server.s3
+        names = s3.earlier[0] if stale and s3.earlier else list(s3.objects)
         prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+        sizes = {key: len(s3.objects.get(key, b"")) for key in names}
         found = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size></Contents>"
-            for key, data in sorted(self.server.s3.objects.items())
+            f"<Contents><Key>{escape(key)}</Key><Size>{sizes[key]}</Size></Contents>"
+            for key in sorted(names)
             if key.startswith(prefix)
         )
         return (
             f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
         )
 
-    def _say(self, status: int, data: bytes, headers: dict[str, str], keep: int | None) -> None:
+    def _say(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str],
+        *,
+        keep: int | None,
+        trickle: float,
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -151,8 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[:keep])
+            self._send_body(data[:keep], trickle)
         self.close_connection = self.close_connection or keep is not None
+
+    def _send_body(self, data: bytes, trickle: float) -> None:
+        piece = max(len(data) // 100, 1) if trickle else max(len(data), 1)
+        for start in range(0, len(data), piece):
+            self.wfile.write(data[start : start + piece])
+            time.sleep(trickle)
 
 
 def _error(code: str) -> bytes:

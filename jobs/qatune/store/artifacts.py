@@ -11,7 +11,7 @@ from typing import Any
 
 from qatune import log, recipe
 from qatune.config import Recipe
-from qatune.errors import BadRecipeError, MissingInputError, UnavailableError
+from qatune.errors import BadRecipeError, MissingInputError, NotAllowedError, UnavailableError
 from qatune.log import Progress
 from qatune.store import manifests
 from qatune.store.manifests import Manifest
@@ -280,5 +280,5 @@ class _Heartbeat:
         try:
             self._stage.bind()
             self._stage.store.replace(self._key, json.dumps(state).encode())
-        except UnavailableError as error:
+        except (UnavailableError, NotAllowedError) as error:
             log.get().warning("heartbeat not written", reason=str(error))

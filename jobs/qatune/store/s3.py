@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ from qatune.store.objects import ConflictError, NoSuchObjectError, Stat
 
 _PROBE = ".qatune-probe-"
 _ATTEMPTS = 5
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0
+"""So long a server may say nothing."""
+_SLOWEST = 64 * 1024
+"""Bytes a second: a body that comes slower is asked for again, on another connection."""
+_AT_ONCE = 0.001
+_ALLOWED_SKEW_SECONDS = 15 * 60
+"""What S3 allows between the clocks of server and client."""
 _LARGEST = 5 * 1024**3
 """Bytes that S3 takes in one request."""
 _AMAZON = re.compile(r"\.(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
@@ -98,7 +107,7 @@ class S3Store:
         attempt = 0
         while True:
             try:
-                data: bytes = self._client.get_object(**self._at(key), **wanted)["Body"].read()
+                data = _whole(self._client.get_object(**self._at(key), **wanted))
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                 attempt += 1
                 if attempt == _ATTEMPTS:
@@ -218,9 +227,14 @@ class S3Store:
 
     def _explained(self, error: ClientError, where: str) -> QatuneError:
         code, status = error.response["Error"].get("Code", ""), _status(error)
+        if _denied(code, status) and _skewed(error):
+            return UnavailableError(
+                f"{where}: this machine's clock and the server's differ by more than it allows; "
+                "set them, and run the same command again"
+            )
         if code == "NoSuchBucket":
             return self._no_bucket()
-        if code in _DENIED or status in {401, 403}:
+        if _denied(code, status):
             return NotAllowedError(f"{where}: refused ({code}); {_credentials_help()}")
         if status == HTTPStatus.NOT_FOUND:
             return NoSuchObjectError(f"{where}: no such object")
@@ -267,11 +281,46 @@ def _settings() -> dict[str, Any]:
     if not os.environ.get("AWS_MAX_ATTEMPTS"):
         retries["total_max_attempts"] = _ATTEMPTS
     return {
-        "connect_timeout": 10,
-        "read_timeout": 60,
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _ANSWER_SECONDS,
         "max_pool_connections": 32,
         "retries": retries,
     }
+
+
+def _whole(answer: dict[str, Any]) -> bytes:
+    """Read a body; raise ReadTimeoutError where it comes too slowly.
+
+    The timeout of a socket begins anew with each byte, so that it never ends a trickle.
+    """
+    body = answer["Body"]
+
+    def give_up() -> None:
+        with suppress(AttributeError):  # it was read meanwhile
+            body.set_socket_timeout(_AT_ONCE)
+
+    timer = threading.Timer(_ANSWER_SECONDS + answer["ContentLength"] / _SLOWEST, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        data: bytes = body.read()
+    finally:
+        timer.cancel()
+    return data
+
+
+def _denied(code: str, status: int) -> bool:
+    return code in _DENIED or status in {401, 403}
+
+
+def _skewed(error: ClientError) -> bool:
+    """Whether the server's clock says why it refuses; its answer to a HEAD cannot."""
+    date = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+    try:
+        theirs = parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return False
+    return abs(theirs - time.time()) > _ALLOWED_SKEW_SECONDS
 
 
 def _status(error: ClientError) -> int:
