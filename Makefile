@@ -53,6 +53,10 @@ lint: setup ## ruff, mypy, import contracts, generated files
 unit: setup
 	$(ON_IMAGES) $(BIN)/pytest --ignore tests/e2e
 
+.PHONY: crash
+crash: setup ## kill every stage at every call of its store, and more: up to 40 minutes; ends with a table
+	QATUNE_CRASH=all timeout --foreground 40m $(BIN)/pytest tests/crash
+
 # On the cluster of KUBECONFIG, with the S3 server of AWS_ENDPOINT_URL_S3; the nodes must be able to
 # pull $(REGISTRY)/qatune-*:$(TAG), or get them by the building (IMAGE_BUILD). QATUNE_TEST_DATA names
 # the folder of the questions (tests/support/e2e.py); what is missing skips the tests and is said.

@@ -4,6 +4,10 @@ import os
 import signal
 import sys
 
+INTERRUPTED_BY_HAND = 130
+"""What a shell says of a command that Ctrl-C ended."""
+TERMINATED = 143
+"""And SIGTERM."""
 _AGAIN_SECONDS = 0.05
 
 
@@ -37,9 +41,13 @@ def _terminate(*_: object) -> None:
 
 
 def leave(code: int) -> None:
-    """End this process: at once, if it was one of a group, whose orderly end may wait for ever."""
+    """End this process; at once after a signal, and as one of a group.
+
+    An orderly end frees all of torch, which takes seconds; that of a group may wait for ever.
+    """
     distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
+    grouped = distributed and distributed.is_available() and distributed.is_initialized()
+    if grouped or code in {INTERRUPTED_BY_HAND, TERMINATED}:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

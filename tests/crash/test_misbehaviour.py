@@ -1,7 +1,6 @@
 """A bucket that misbehaves: every stage ends rightly, or stops by its code and goes on later."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 from tests.support import crashing, faulty_s3
@@ -9,38 +8,15 @@ from tests.support.crashing import DONE
 from tests.support.misbehaviour import Misbehaviour
 
 from qatune.errors import NotAllowedError, UnavailableError
-from qatune.store.memory import MemoryStore
 
 STAGES = ("preprocess", "train", "generate", "evaluate")
 STOPPED = {UnavailableError.exit_code, NotAllowedError.exit_code}
-QUICK = {
-    "qatune.store.s3:_ANSWER_SECONDS": 1.0,
-    "qatune.store.s3:_SLOWEST": 10**9,
-    "qatune.model.uploads:_PAUSE_SECONDS": 0.2,
-    "qatune.model.uploads:PATIENCE_SECONDS": 20.0,
-}
 
 
 @pytest.fixture
 def server():
     with faulty_s3.running() as server:
         yield server
-
-
-def in_bucket(crashes, server, place):
-    """Put what comes before the stage into the bucket; return the stage's starts there."""
-    for path in sorted((place / "store").rglob("*")):
-        if path.is_file():
-            name = path.relative_to(place / "store").as_posix()
-            server.objects[f"p/{name}"] = path.read_bytes()
-    environment = {
-        "AWS_ENDPOINT_URL_S3": server.endpoint, "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    return [
-        replace(start, store="s3://bucket/p", environment=environment, patches=QUICK)
-        for start in crashes.starts
-    ]
 
 
 def until_done(crashes, place, starts, tries=30):
@@ -55,13 +31,6 @@ def until_done(crashes, place, starts, tries=30):
     return ends
 
 
-def left(server, stage):
-    store = MemoryStore()
-    for key, data in server.objects.items():
-        store.create(key.removeprefix("p/"), data)
-    return crashing.results(store, stage)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, server, stage):
     crashes = runs.crashes(stage)
@@ -70,12 +39,12 @@ def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, serve
     for seed in range(8 if every else 1):
         place = crashes.place()
         server.objects.clear()
-        starts = in_bucket(crashes, server, place)
+        starts = crashing.in_bucket(crashes, server, place)
         server.plan = Misbehaviour(f"{stage}:{seed}")
         ends = until_done(crashes, place, starts)
         drawn += server.plan.drawn
         server.plan = None
-        found = left(server, stage)
+        found = crashing.left(server, stage)
         crashes.tally.add(stage, "a bucket that misbehaves", ends, differ=int(found != wanted))
         assert found == wanted, crashing.differences(found, wanted)
         shutil.rmtree(place)
@@ -86,7 +55,7 @@ def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, serve
 def test_clocks_an_hour_apart_are_named_and_then_it_goes_on(runs, server, stage):
     crashes = runs.crashes(stage)
     place = crashes.place()
-    starts = in_bucket(crashes, server, place)
+    starts = crashing.in_bucket(crashes, server, place)
     server.skew = 3600
     assert crashes.once(place, starts[0], None) == UnavailableError.exit_code
     assert "clock and the server's differ" in crashes.said(place)

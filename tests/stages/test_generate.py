@@ -334,8 +334,12 @@ def test_a_signal_saves_what_is_done_and_says_how_to_go_on(llama, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
     assert list(outputs(store)) == ["parts/part-00000-00000.jsonl"]
     monkeypatch.undo()
-    generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
+    beat = {"done": 5, "rate_per_second": 0.5}
+    store.replace(stage.key("progress.json"), json.dumps(beat).encode())
+    again = StageRun.open(store, answering.RUN, "generate", stage.recipe)
+    generate.run(again)
     assert len(lines(store, "parts/")) == 7
+    assert again.seconds["lost"] == 4.0
 
 
 def test_a_second_signal_ends_at_once(llama, monkeypatch):

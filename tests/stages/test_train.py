@@ -129,8 +129,11 @@ def test_a_signal_saves_and_the_next_start_goes_on(folders, monkeypatch):
             run(store, ours)
     assert signal.getsignal(signal.SIGTERM) is before
     assert not list(store.keys(f"runs/{training.RUN}/train/adapter"))
+    beat = {"done": 9, "rate_per_second": 2.0}  # as if it had been killed four steps later
+    store.replace(f"runs/{training.RUN}/train/progress.json", json.dumps(beat).encode())
     stage = run(store, ours)
     assert stage.counters["resumed_from_step"] == 5
+    assert stage.seconds["lost"] == 2.0
     assert outputs(store) == outputs(alone)
 
 

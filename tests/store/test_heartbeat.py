@@ -51,3 +51,16 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(error, capfd):
     with stage.progress("training", 100, "steps") as bar:
         bar.advance(5)
     assert "heartbeat not written" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("beat", "saved", "lost"),
+    [
+        (None, 0, 0.0),
+        ({"done": 50, "rate_per_second": 0.5}, 40, 20.0),
+        ({"done": 50, "rate_per_second": 0.5}, 60, 0.0),  # it went on after its last heartbeat
+        ({"done": 50, "rate_per_second": 0.0}, 40, 0.0),
+    ],
+)
+def test_what_was_done_and_not_saved_is_lost(beat, saved, lost):
+    assert artifacts.lost_seconds(beat, saved) == lost

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qatune import recipe as recipes
+from qatune.store.memory import MemoryStore
 from qatune.store.opening import open_store
 from tests.support.mortal_store import Kill, MortalStore
 
@@ -25,6 +26,13 @@ RUN = "tiny"
 DONE, KILLED = 0, -signal.SIGKILL
 PRELOADED = [f"qatune.stages.{stage}" for stage in ("preprocess", "train", "generate", "evaluate")]
 _PATIENCE_SECONDS = 300
+IMPATIENT = {
+    "qatune.store.s3:_ANSWER_SECONDS": 1.0,
+    "qatune.store.s3:_SLOWEST": 10**9,
+    "qatune.model.uploads:_PAUSE_SECONDS": 0.2,
+    "qatune.model.uploads:PATIENCE_SECONDS": 10.0,
+}
+"""Patches that make waiting short."""
 _TIMED = ("manifest.json", "progress", "shards/", "checkpoints/")
 """What of a stage's objects holds times, or is of no account once the stage is complete."""
 
@@ -215,13 +223,48 @@ def killed_after(process: subprocess.Popen, seconds: float) -> int:
 
 def fresh(start: Start, place: Path):
     """Start a stage by the command line, in a process that does the imports itself."""
-    recipe = place / "recipe.json"
+    recipe, store = place / "recipe.json", start.store or str(place / "store")
     recipe.write_text(json.dumps({"recipe": json.loads(start.recipe)}))
     command = [
         str(Path(sys.executable).with_name("qatune")), start.stage, "--run", RUN,
-        "--store", str(place / "store"), "--recipe", str(recipe),
+        "--store", store, "--recipe", str(recipe),
     ]  # fmt: skip
     more = [part for name, value in start.given.items() for part in (f"--{name}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "QATUNE_CACHE": str(place / "cache")}
+    environment = os.environ | start.environment | {"OMP_NUM_THREADS": "1"}
+    environment["QATUNE_CACHE"] = str(place / "cache")
     with (place / "counted.log").open("ab") as log:
         return subprocess.Popen([*command, *more], stdout=log, stderr=log, env=environment)
+
+
+def in_bucket(crashes, server, place):
+    """Put what comes before the stage into the bucket; return the stage's starts there."""
+    for path in sorted((place / "store").rglob("*")):
+        if path.is_file():
+            name = path.relative_to(place / "store").as_posix()
+            server.objects[f"p/{name}"] = path.read_bytes()
+    environment = {
+        "AWS_ENDPOINT_URL_S3": server.endpoint, "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
+    return [
+        replace(start, store="s3://bucket/p", environment=environment, patches=IMPATIENT)
+        for start in crashes.starts
+    ]
+
+
+def left(server, stage):
+    store = MemoryStore()
+    for key, data in server.objects.items():
+        store.create(key.removeprefix("p/"), data)
+    return results(store, stage)
+
+
+def copied(store: Path, target: Path) -> None:
+    shutil.copytree(store, target)
+
+
+def wait_for(check, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)

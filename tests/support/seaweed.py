@@ -14,9 +14,23 @@ ACCESS_KEY, SECRET_KEY = "tests-access", "tests-secret"
 BUCKET = "qatune-tests"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seaweed:
     endpoint: str
+    command: list[str]
+    folder: Path
+    process: subprocess.Popen | None = None
+
+    def start(self):
+        """Start it, again over what it holds; return when it takes a write."""
+        with (self.folder / "weed.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=self.folder)
+        _await(self.process, self.endpoint, self.folder / "weed.log")
+
+    def kill(self):
+        # At the end its data is thrown away, and an orderly end takes it ten seconds.
+        self.process.kill()
+        self.process.wait()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -54,15 +68,12 @@ def running(weed: str, folder: Path):
         "-s3.port.iceberg=0", "-s3.port.lance=0", *flags,
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports[names.index('s3.port')]}"
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            _await(process, endpoint, folder / "weed.log")
-            yield Seaweed(endpoint)
-        finally:
-            # Its data is thrown away, and an orderly end takes it ten seconds.
-            process.kill()
-            process.wait()
+    server = Seaweed(endpoint, command, folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 PARTS = ("master", "volume", "filer", "s3")

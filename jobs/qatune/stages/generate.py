@@ -23,7 +23,7 @@ from qatune.model.answering import Answerer
 from qatune.model.engines import StaticEngine
 from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions, shard_records
-from qatune.store.artifacts import StageRun
+from qatune.store.artifacts import StageRun, earlier_heartbeat, lost_seconds
 from qatune.store.objects import ObjectRef, verified
 from qatune.store.questions import Questions
 from qatune.store.shards import check_number, divide, heartbeat_name
@@ -96,18 +96,23 @@ def _answer(stage: StageRun, work: _Work, folder: Path) -> None:
             preprocess = stage.parent("preprocess")
             check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
     stage.used(model.files)
-    heartbeat = heartbeat_name(work.shard)
+    name = heartbeat_name(work.shard)
+    beat = earlier_heartbeat(stage.store, stage.key(name))
     with (
         interruption.watched() as stop,
-        stage.progress("answering", work.total, "rows", heartbeat) as bar,
+        stage.progress("answering", work.total, "rows", name) as bar,
     ):
-        _answer_missing_parts(stage, work, model, bar, stop)
+        answered = _answer_missing_parts(stage, work, model, bar, stop)
+    stage.seconds["lost"] = lost_seconds(beat, work.total - answered)
 
 
 def _answer_missing_parts(
     stage: StageRun, work: _Work, model: FoundModel, bar: Progress, stop: Interruption
-) -> None:
-    """Go through the chunks; the model is loaded when the first one lacks its part."""
+) -> int:
+    """Go through the chunks; the model is loaded when the first one lacks its part.
+
+    Returns how many rows this start has answered.
+    """
     answerer: Answerer | None = None
     saved, made, answered, started = 0, 0, 0, time.monotonic()
 
@@ -134,6 +139,7 @@ def _answer_missing_parts(
     if answered:
         rate = answered / max(time.monotonic() - started, 1e-9)
         stage.counters[shard_records.RATE] = round(rate, 3)
+    return answered
 
 
 def _stop(saved: int, total: int, *, moved: bool) -> None:

@@ -27,7 +27,7 @@ from qatune.model.recorder import METRICS, Recorder
 from qatune.model.scoring import Row
 from qatune.model.uploads import Saved, uploading
 from qatune.store import checkpoints, sources
-from qatune.store.artifacts import StageRun, is_complete
+from qatune.store.artifacts import StageRun, earlier_heartbeat, is_complete, lost_seconds
 from qatune.store.objects import fetch
 
 
@@ -264,6 +264,7 @@ def _resumed(task: _Task) -> Path | None:
     """Fetch the newest checkpoint and its journal, the same in all processes; None without one."""
     stage, peers, made_for = task.stage, task.peers, task.made_for
     where, folder = (stage.store, task.checkpoints), task.folder / "resumed"
+    beat = earlier_heartbeat(stage.store, stage.key("progress.json"))
     newest = None
     if peers.first:
         newest = checkpoints.newest(*where, folder, made_for, processes=peers.size)
@@ -273,6 +274,7 @@ def _resumed(task: _Task) -> Path | None:
         path = checkpoints.get(*where, found, folder, made_for, processes=peers.size)
     task.saved.start = task.saved.step = found.step if found else 0
     stage.counters["resumed_from_step"] = task.saved.start
+    stage.seconds["lost"] = lost_seconds(beat, task.saved.start)
     if path is not None:
         shutil.copyfile(path / METRICS, task.journal.path)
         log.get().info("going on from a checkpoint", step=task.saved.start)
@@ -342,6 +344,8 @@ def _count(task: _Task) -> None:
         "heldout_loss_before": heldout[0] if heldout else None,
         "heldout_loss_after": heldout[-1] if heldout else None,
         "peak_memory_bytes": devices.peak_memory_bytes(),
+        # Until now nothing else was saved: what checkpoints kept the steps waiting.
+        "checkpoint_wait_seconds": round(stage.seconds["saving"], 3),
     }
 
 

@@ -243,6 +243,25 @@ def heartbeat(store: Store, key: str) -> dict[str, Any] | None:
     return found
 
 
+def earlier_heartbeat(store: Store, key: str) -> dict[str, Any] | None:
+    """Return what a start before this one has written of itself last, if that can be read."""
+    try:
+        return heartbeat(store, key)
+    except MissingInputError as error:
+        log.get().warning("heartbeat not read", reason=str(error))
+        return None
+
+
+def lost_seconds(beat: dict[str, Any] | None, saved: int) -> float:
+    """Estimate what an earlier start worked for nothing, from its last heartbeat.
+
+    `saved` is what of its work is there. A start that was killed before its first heartbeat is
+    not known of.
+    """
+    done, rate = (float((beat or {}).get(name) or 0) for name in ("done", "rate_per_second"))
+    return max(done - saved, 0.0) / rate if rate > 0 else 0.0
+
+
 class _Heartbeat:
     """Passes progress on, and writes it to the store now and then."""
 

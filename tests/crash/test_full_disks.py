@@ -1,0 +1,77 @@
+"""A disk that is full, of the store or for temporary files: said in one line, and gone on from."""
+
+import os
+import subprocess
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from tests.support import crashing
+from tests.support.crashing import DONE
+
+from qatune.errors import UnavailableError
+from qatune.store.opening import open_store
+
+STAGES = ("preprocess", "train", "generate")
+KIB = 1024
+
+
+@contextmanager
+def disk(folder):
+    """A file system in memory; yield what gives it another size."""
+    folder.mkdir()
+    size = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(size, check=False, capture_output=True).returncode:
+        pytest.skip("who is not root cannot mount a small disk")
+    try:
+        yield lambda kib: subprocess.run(
+            ["mount", "-o", f"remount,size={kib}k", str(folder)], check=True, capture_output=True
+        )
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_room_for_temporary_files(runs, tmp_path, stage):
+    crashes = runs.crashes(stage)
+    wanted, _ = crashes.alone()
+    place, ends = crashes.place(), []
+    with disk(tmp_path / "small") as resize:
+        for kib in (4, 16, 96, 256, 8192):
+            resize(kib)
+            # The imports have asked for the folder already.
+            start = replace(
+                crashes.starts[0], patches={"tempfile:tempdir": str(tmp_path / "small")}
+            )
+            ends.append(crashes.once(place, start, None))
+            assert ends[-1] in {DONE, UnavailableError.exit_code}, crashes.said(place)
+    assert ends[0] == UnavailableError.exit_code
+    assert ": the disk is full; make room or set TMPDIR" in crashes.said(place)
+    assert ends[-1] == DONE
+    crashes.until_done(place, ends)
+    crashes.judge(place, ends, "a full disk", wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_room_in_the_store(runs, tmp_path, stage):
+    crashes = runs.crashes(stage)
+    wanted, _ = crashes.alone()
+    place, ends = crashes.place(), []
+    with disk(tmp_path / "small") as resize:
+        resize(8192)
+        crashing.copied(place / "store", tmp_path / "small" / "store")
+        used = sum(path.stat().st_blocks for path in (tmp_path / "small").rglob("*")) // 2
+        starts = [
+            replace(start, store=str(tmp_path / "small" / "store"), patches=crashing.IMPATIENT)
+            for start in crashes.starts
+        ]
+        for kib in (8, 120, 240, 8192):
+            resize(used + kib)
+            for start in starts:
+                ends.append(crashes.once(place, start, None))
+                assert ends[-1] in {DONE, UnavailableError.exit_code}, crashes.said(place)
+        assert ends[0] == UnavailableError.exit_code
+        assert "is full; free space and run the same command again" in crashes.said(place)
+        assert ends[-1] == DONE
+        found = crashing.results(open_store(starts[0].store), stage)
+        assert found == wanted, crashing.differences(found, wanted)
