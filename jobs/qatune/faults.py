@@ -2,12 +2,17 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+# Lists of lists that YAML's aliases make may hold more than all memory, written out.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 3, 8, 8, 8, 8
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
 _PYTHON_TYPE = re.compile(r"a valid (tuple|dictionary or instance of \w+)")
 
 Section = type[BaseModel]
@@ -58,7 +63,10 @@ def _field(location: Sequence[int | str], root: Section) -> tuple[str, ...]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # what Python says of a whole number of thousands of digits
+        return "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004
 
 

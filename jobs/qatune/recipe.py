@@ -17,6 +17,12 @@ from qatune.faults import describe
 from qatune.values import Values
 
 _OBJECT = re.compile(r"\{\s*\w+:\s")
+# PyYAML lets through what Python raises for a value that is not of its tag: a thirteenth month,
+# a number of thousands of digits. Brackets that are nested deeply end in a RecursionError.
+_NOT_YAML = (
+    yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def shipped() -> dict[str, Path]:
@@ -35,26 +41,34 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_values(name_or_path: str, overrides: Sequence[str] = ()) -> Values:
     """Read the whole file, with what it says of the cluster. Overrides are the recipe's."""
-    path = shipped().get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise MissingInputError(
-            f"recipe {name_or_path!r}: no such file, and not one of {', '.join(shipped())}"
-        )
-    fields = _fields(path)
+    fields = _fields(shipped().get(name_or_path, Path(name_or_path)))
     for override in overrides:
         _set_field(fields["recipe"], override)
     try:
-        return Values.model_validate(fields)
+        values = Values.model_validate(fields)
     except ValidationError as error:
         raise BadRecipeError(describe(error, Values)) from None
+    _refuse_unwritable(values.recipe)
+    return values
 
 
 def validate(fields: Mapping[str, Any]) -> Recipe:
     """Build the recipe, or raise BadRecipeError with one line for its first fault."""
     try:
-        return Recipe.model_validate(fields)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise BadRecipeError(describe(error, Recipe, ("recipe",))) from None
+    _refuse_unwritable(recipe)
+    return recipe
+
+
+def _refuse_unwritable(recipe: Recipe) -> None:
+    """Raise BadRecipeError for half a surrogate pair, or a number of thousands of digits."""
+    for name, value in _leaves(recipe.model_dump(mode="json")):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise BadRecipeError(f"recipe.{name}: cannot be written down: {error}") from None
 
 
 def canonical(recipe: Recipe) -> bytes:
@@ -71,7 +85,7 @@ def parse(text: bytes, where: str) -> Recipe:
     """Read what `canonical` wrote. Raises BadRecipeError."""
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecipeError(f"{where}: not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise BadRecipeError(f"{where}: not a recipe: an object with fields is expected")
@@ -98,8 +112,12 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _fields(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise MissingInputError(
+                f"recipe {str(path)!r}: no such file, and not one of {', '.join(shipped())}"
+            )
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe one
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         reason = " ".join(str(error).split())
         raise BadRecipeError(f"{path}: not YAML: {reason}") from None
     except OSError as error:
@@ -113,12 +131,14 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which a key that is there twice is an error, not an overwriting."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
+        names = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in names:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {name!r} is there twice", problem_mark=node.start_mark
                 )
+            names.add(name)
         fields: dict[Any, Any] = super().construct_mapping(node, deep)
         return fields
 
@@ -142,5 +162,5 @@ def _value(text: str, override: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         raise BadRecipeError(f"--set {override}: the value is not YAML") from None

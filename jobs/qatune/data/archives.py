@@ -21,6 +21,11 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
 }  # fmt: skip
 _BUFFER = 1 << 20
+# What the decoders raise for damaged bytes. Arrow has other errors, too: an interruption is one.
+_DAMAGE = (
+    EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowIndexError,
+    pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowTypeError,
+)  # fmt: skip
 
 
 def archive_suffix(name: str) -> str:
@@ -54,7 +59,7 @@ def damage_named(where: str, kind: str) -> Iterator[None]:
     """Turn what the decoders raise for a broken file into a BadDataError that names it."""
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid) as error:
+    except _DAMAGE as error:
         raise BadDataError(_damaged(where, kind, error)) from error
     except OSError as error:
         if error.errno is not None:  # the disk's or the network's fault, not the file's

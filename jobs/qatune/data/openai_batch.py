@@ -18,6 +18,7 @@ from qatune.data.requests import Fault, Question, distinct, fault, is_utf8
 URL = "/v1/chat/completions"
 _HEAD_LINES = 20
 _HOTTEST = 2  # of the API
+_SHOWN_CHARACTERS = 40
 
 # Fields that change nothing about the answer.
 _INDIFFERENT = {
@@ -160,7 +161,9 @@ def _refuse_unsupported(body: dict[str, Any]) -> None:
     for name, value in body.items():
         if name in known or value is None or value in _NEUTRAL.get(name, ()):
             continue
-        raise _RefusedError("unsupported", f"body.{name}: not supported")
+        # The name may be as long as a line, and no text: what is said of it must be one.
+        shown = name[:_SHOWN_CHARACTERS].encode("unicode_escape").decode()
+        raise _RefusedError("unsupported", f"body.{shown}: not supported")
 
 
 def _last_user_message(messages: Any) -> str:
@@ -188,7 +191,8 @@ def _field(body: dict[str, Any], name: str, check: Callable[[Any], bool], defaul
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not check(value):
-        raise _RefusedError("invalid", f"body.{name}: {str(value)[:40]!r} is not possible")
+        shown = str(value)[:_SHOWN_CHARACTERS]
+        raise _RefusedError("invalid", f"body.{name}: {shown!r} is not possible")
     return value
 
 

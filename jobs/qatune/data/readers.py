@@ -181,14 +181,32 @@ def _csv_records(file: BufferedReader, where: str) -> Iterator[list[str]]:
         for record in cells:
             if end.reached and record:  # it took the file's end to close this one
                 raise _open_quote(where, record[-1], cells.line_num)
+            if _may_be_cut(record):
+                raise _endless_record(where, starts)
             if record:
                 yield record
             starts = cells.line_num + 1
     except csv.Error:
-        raise BadDataError(
-            f"{where}: the record that starts in line {starts} goes on for more than "
-            f"{RECORD_BYTES >> 20} MiB: is a quote never closed there?"
-        ) from None
+        raise _endless_record(where, starts) from None
+
+
+def _may_be_cut(record: Sequence[str]) -> bool:
+    """Tell whether a record is so long that it may be the first RECORD_BYTES of a longer line.
+
+    The csv module takes the end of what it is given for the end of the line. A cell is written
+    with a comma and two quotes more than it holds, and with each quote in it twice.
+    """
+    held, around = sum(map(len, record)), 3 * len(record)
+    if 2 * held + around < RECORD_BYTES:
+        return False
+    return held + around + sum(cell.count('"') for cell in record) >= RECORD_BYTES
+
+
+def _endless_record(where: str, starts: int) -> BadDataError:
+    return BadDataError(
+        f"{where}: the record that starts in line {starts} goes on for more than "
+        f"{RECORD_BYTES >> 20} MiB: is a quote never closed there?"
+    )
 
 
 def _open_quote(where: str, cell: str, last_line: int) -> BadDataError:
@@ -222,7 +240,7 @@ def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[R
     names = [name for name in columns.model_dump().values() if name is not None]
     found: dict[str, None] = {}
     row = 0
-    for line in _byte_lines(file):
+    for line in byte_lines(file):
         if not line.strip():
             continue
         row += 1
@@ -238,14 +256,18 @@ def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[R
         _places(where, columns, list(found))
 
 
-def _byte_lines(file: BufferedReader) -> Iterator[bytes]:
-    """Split into lines; of one that is too long the end is skipped, so that it cannot parse."""
-    line = file.readline(RECORD_BYTES).removeprefix(_BOM)
-    while line:
-        yield line
-        while len(line) >= RECORD_BYTES and not line.endswith(b"\n"):
+def byte_lines(file: BufferedReader) -> Iterator[bytes]:
+    """Split into lines; one that is too long ends early, in a bracket, so that it cannot parse."""
+    bom = _BOM
+    while line := file.readline(RECORD_BYTES):
+        yield line.removeprefix(bom) + (b"[" if _is_cut(line) else b"")
+        bom = b""
+        while _is_cut(line):
             line = file.readline(RECORD_BYTES)
-        line = file.readline(RECORD_BYTES)
+
+
+def _is_cut(line: bytes) -> bool:
+    return len(line) >= RECORD_BYTES and not line.endswith(b"\n")
 
 
 def _json_object(line: bytes) -> dict[str, Any] | Reason:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_PART = re.compile(r"part-(\d{5})-(\d{5,})\.jsonl$")
+_PART = re.compile(r"part-(\d{5,})-(\d{5,})\.jsonl$")
 _SHOWN_RANGES = 8
 
 
