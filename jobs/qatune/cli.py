@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from qatune.store.artifacts import StageRun
     from qatune.store.objects import Store
 
-_INTERRUPTED_BY_HAND = 130  # what a shell says of a command that Ctrl-C ended
-_TERMINATED = 143  # and SIGTERM
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qatune")
@@ -226,6 +223,29 @@ def ask(run_name: str, question: str | None, store_uri: str) -> None:
 
 
 @cli.command()
+@run_argument
+@store_option
+def verify(run_name: str, store_uri: str) -> None:
+    """Recompute every hash of RUN and its ledger, from the store alone."""
+    import time
+
+    from qatune.store.verification import megabytes, verify
+
+    start, objects, size, whole = time.monotonic(), 0, 0, "as written"
+    for stage, found in verify(_store(store_uri), run_name):
+        if found is None:
+            click.echo(f"{stage}: not complete")
+            whole = "as written, where it is complete"
+            continue
+        click.echo(f"{stage}: {found}: as written")
+        objects, size = objects + found.objects, size + found.size
+    rate = size / max(time.monotonic() - start, 1e-9)
+    click.echo(
+        f"run {run_name!r} is {whole}: {objects:,} objects, {megabytes(size)}, {megabytes(rate)}/s"
+    )
+
+
+@cli.command()
 @click.argument("stage", type=click.Choice(STAGES), required=False)
 @store_option
 def doctor(store_uri: str, stage: str | None) -> None:
@@ -323,9 +343,9 @@ def main() -> None:
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; run the same command again", _INTERRUPTED_BY_HAND)
+        code = _fail("interrupted; run the same command again", endings.INTERRUPTED_BY_HAND)
     except endings.TerminatedError:
-        code = _fail("SIGTERM; run the same command again", _TERMINATED)
+        code = _fail("SIGTERM; run the same command again", endings.TERMINATED)
     except QatuneError as error:
         _show_traceback(debug)
         code = _fail(str(error), error.exit_code)

@@ -1,6 +1,6 @@
 import pytest
 
-from qatune.errors import UsageError
+from qatune.errors import MissingInputError, UsageError
 from qatune.store import checkpoints
 from qatune.store.memory import MemoryStore
 
@@ -66,6 +66,34 @@ def test_a_damaged_one_is_passed_over_and_named(store, save, tmp_path, capsys, *
     store.replace(key, damage(store.read(key)))
     assert newest(store, tmp_path) == (1, "weights of 1")
     assert "step-00000002" in "".join(capsys.readouterr())
+
+
+def test_a_flipped_bit_anywhere_is_found(store, save, tmp_path):
+    save(1, processes=2)
+    folder = save(2, processes=2).folder
+    flips = 0
+    for key in list(store.keys(folder)):
+        whole = store.read(key)
+        for place in range(len(whole)):
+            bit = 1 << place % 8
+            store.replace(key, whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            found = checkpoints.newest(store, PREFIX, tmp_path, "this", processes=2)
+            assert found[0].step == 1, f"{key}: byte {place}"
+            flips += 1
+        store.replace(key, whole)
+    assert flips > 400
+    assert checkpoints.newest(store, PREFIX, tmp_path, "this", processes=2)[0].step == 2
+
+
+def test_the_complete_ones_are_told_with_their_files(store, save):
+    one, torn, two = save(1), save(2), save(3)
+    store.delete(torn.folder + "checkpoint.json")
+    told = dict(checkpoints.complete(store, PREFIX))
+    assert list(told) == [one, two]
+    assert [ref.key for ref in told[two]] == [two.folder + "state", two.folder + "weights"]
+    store.replace(two.folder + "checkpoint.json", b"{}")
+    with pytest.raises(MissingInputError, match=r"step-00000003/\w+/checkpoint\.json"):
+        list(checkpoints.complete(store, PREFIX))
 
 
 def test_a_missing_file_is_damage(store, save, tmp_path):

@@ -7,22 +7,21 @@ cut off, and two trainers that do not know of each other cannot mix their files.
 
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from qatune import log
 from qatune.errors import MissingInputError, UsageError
+from qatune.store import manifests
+from qatune.store.manifests import Sealed
 from qatune.store.objects import ObjectRef, Store, create_once, fetch
 
 _MANIFEST = "checkpoint.json"
 _FOLDER = re.compile(r"step-(\d{8})/([0-9a-f]{8})/")
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Manifest(Sealed):
     format: int = 1
     step: int
     made_for: str
@@ -53,7 +52,7 @@ def save(
         ref = create_once(store, saved.folder + name, path)
         files.append(ObjectRef(name, ref.sha256, ref.size))
     manifest = _Manifest(step=step, made_for=made_for, processes=processes, files=files)
-    create_once(store, saved.folder + _MANIFEST, manifest.model_dump_json(indent=1).encode())
+    create_once(store, saved.folder + _MANIFEST, manifests.encode(manifest))
     return saved
 
 
@@ -70,6 +69,20 @@ def newest(
         except MissingInputError as error:
             log.get().warning("checkpoint skipped", checkpoint=found.folder, reason=str(error))
     return None
+
+
+def complete(store: Store, prefix: str) -> Iterator[tuple[Checkpoint, list[ObjectRef]]]:
+    """Yield each complete checkpoint, the oldest first, with what its manifest says of its files.
+
+    Raises MissingInputError for a manifest that is damaged.
+    """
+    for found, whole in sorted(_listed(store, prefix).items()):
+        if whole:
+            manifest = _manifest(store, found)
+            yield (
+                found,
+                [ObjectRef(found.folder + ref.key, ref.sha256, ref.size) for ref in manifest.files],
+            )
 
 
 def get(
@@ -110,12 +123,11 @@ def _listed(store: Store, prefix: str) -> dict[Checkpoint, bool]:
 
 
 def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str, processes: int) -> None:
-    key = found.folder + _MANIFEST
-    if store.stat(key) is None:
+    if store.stat(found.folder + _MANIFEST) is None:
         raise MissingInputError("its upload was cut off")
     try:
-        manifest = _Manifest.model_validate_json(store.read(key))
-    except ValidationError:
+        manifest = _manifest(store, found)
+    except MissingInputError:
         raise MissingInputError("its manifest is damaged") from None
     if manifest.made_for != made_for or manifest.step != found.step:
         raise MissingInputError("it belongs to another recipe or other rows")
@@ -127,6 +139,11 @@ def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str, process
         )
     for ref in manifest.files:
         fetch(store, ObjectRef(found.folder + ref.key, ref.sha256, ref.size), folder / ref.key)
+
+
+def _manifest(store: Store, found: Checkpoint) -> _Manifest:
+    key = found.folder + _MANIFEST
+    return manifests.parse(store.read(key), f"{store.uri}/{key}", _Manifest)
 
 
 def _delete(store: Store, found: Checkpoint) -> None:

@@ -6,8 +6,9 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from qatune import __version__
 from qatune.errors import MissingInputError
@@ -19,10 +20,17 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-class Manifest(BaseModel):
-    """What a stage read, wrote, counted and took."""
+class Sealed(BaseModel):
+    """What `encode` writes, and `parse` refuses where a byte of it has changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seal: str = ""
+    """SHA-256 of all else in it: the last manifest of a run has no other that names it."""
+
+
+class Manifest(Sealed):
+    """What a stage read, wrote, counted and took."""
 
     format: int = 1
     run: str
@@ -51,13 +59,35 @@ class Manifest(BaseModel):
         ]
 
 
+AnySealed = TypeVar("AnySealed", bound=Sealed)
+
+
 def manifest_key(run: str, stage: str) -> str:
     return f"runs/{run}/{stage}/manifest.json"
 
 
-def encode(manifest: Manifest) -> bytes:
-    fields = manifest.model_dump(mode="json")
+def encode(manifest: Sealed) -> bytes:
+    """Write a manifest and its seal; one manifest has one encoding."""
+    fields = manifest.model_dump(mode="json") | {"seal": ""}
+    return _canonical(fields | {"seal": hashlib.sha256(_canonical(fields)).hexdigest()})
+
+
+def _canonical(fields: Mapping[str, object]) -> bytes:
     return (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse(data: bytes, where: str, kind: type[AnySealed]) -> AnySealed:
+    """Read what `encode` wrote. Raises MissingInputError if a single byte of it is another."""
+    try:
+        manifest = kind.model_validate_json(data)
+        if encode(manifest) == data:
+            return manifest
+    except ValueError:
+        pass
+    raise MissingInputError(
+        f"{where}: was edited or damaged: not what qatune wrote; "
+        "bring it back from a copy, or start again under another --run"
+    )
 
 
 def load(store: Store, run: str, stage: str) -> tuple[Manifest, str] | None:
@@ -66,10 +96,7 @@ def load(store: Store, run: str, stage: str) -> tuple[Manifest, str] | None:
     if store.stat(key) is None:
         return None
     data = store.read(key)
-    try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError:
-        raise MissingInputError(f"{store.uri}/{key}: not a manifest that qatune wrote") from None
+    manifest = parse(data, f"{store.uri}/{key}", Manifest)
     if (manifest.run, manifest.stage) != (run, stage):
         raise MissingInputError(
             f"{store.uri}/{key}: belongs to {manifest.stage} of run {manifest.run!r}; "

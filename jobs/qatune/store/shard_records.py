@@ -8,14 +8,12 @@ import random
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pydantic import ValidationError
-
 from qatune.data.shards import Layout, Shard
 from qatune.errors import MissingInputError, QatuneError
 from qatune.store import manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.manifests import Manifest
-from qatune.store.objects import ObjectRef, Store
+from qatune.store.objects import NoSuchObjectError, ObjectRef, Store
 
 _STAGE = "generate"
 _STREAMS = 16
@@ -55,15 +53,19 @@ def all_recorded(store: Store, run: str, shard: Shard) -> bool:
 
 def load_records(stage: StageRun, shards: int) -> list[Record]:
     """Read all records; raise MissingInputError for one that is not of this recipe and input."""
+    return records_like(stage.store, stage.manifest(), shards)
+
+
+def records_like(store: Store, ours: Manifest, shards: int) -> list[Record]:
+    """Read the records of all shards, which must be of the recipe and the parents of `ours`."""
     with ThreadPoolExecutor(_STREAMS) as pool:
         numbers = (Shard(number, shards) for number in range(shards))
-        records = list(pool.map(lambda each: _record(stage.store, stage.run, each), numbers))
-    ours = stage.manifest()
+        records = list(pool.map(lambda each: _record(store, ours.run, each), numbers))
     for record in records:
         made_for = (record.recipe_sha256, record.parents, record.shards)
         if made_for != (ours.recipe_sha256, ours.parents, shards):
             raise MissingInputError(
-                f"{stage.store.uri}/{_record_key(stage.run, Shard(record.shard, shards))}: belongs "
+                f"{store.uri}/{_record_key(ours.run, Shard(record.shard, shards))}: belongs "
                 "to another recipe or other inputs than this run's; choose another name for the run"
             )
     return records
@@ -71,20 +73,25 @@ def load_records(stage: StageRun, shards: int) -> list[Record]:
 
 def check_cover(where: str, records: Sequence[Record], layout: Layout) -> None:
     """Raise QatuneError unless the records hold the part of every chunk, and all rows."""
-    of = len(records)
-    wanted = {Shard(chunk % of, of).part(chunk) for chunk in range(layout.chunks)}
-    found = {
-        ref.key.split("/", 3)[-1] for each in records for ref in each.outputs_like(prefix="parts/")
-    }
+    missing, extra = uncovered(records, layout)
     rows = sum(_count(record, "rows") for record in records)
-    if found == wanted and rows == layout.rows:
+    if not missing and not extra and rows == layout.rows:
         return
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
     raise QatuneError(
         f"{where}: the ledger is wrong: {rows:,} of {layout.rows:,} rows, {len(missing)} parts "
         f"missing, {len(extra)} too many {(missing + extra)[:1]}; the input has changed since: "
         "choose another name for the run"
     )
+
+
+def uncovered(records: Sequence[Record], layout: Layout) -> tuple[list[str], list[str]]:
+    """Name the parts that no record holds, and those that are not of the layout; both sorted."""
+    of = len(records)
+    wanted = {Shard(chunk % of, of).part(chunk) for chunk in range(layout.chunks)}
+    found = {
+        ref.key.split("/", 3)[-1] for each in records for ref in each.outputs_like(prefix="parts/")
+    }
+    return sorted(wanted - found), sorted(found - wanted)
 
 
 def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
@@ -138,9 +145,12 @@ def _count(record: Record, name: str) -> int:
 def _record(store: Store, run: str, shard: Shard) -> Record:
     key = _record_key(run, shard)
     try:
-        record = Record.model_validate_json(store.read(key))
-    except ValidationError:
-        raise MissingInputError(f"{store.uri}/{key}: not a record that qatune wrote") from None
+        record = manifests.parse(store.read(key), f"{store.uri}/{key}", Record)
+    except NoSuchObjectError:
+        raise MissingInputError(
+            f"{store.uri}/{key}: no such object, and its shard has ended; "
+            "bring it back from a copy, or start again under another --run"
+        ) from None
     if (record.run, record.stage, record.shard) != (run, _STAGE, shard.number):
         raise MissingInputError(f"{store.uri}/{key}: belongs to another run or shard")
     return record
