@@ -25,6 +25,16 @@ from qatune.store.sources import ModelFolder
 
 RUN = "tiny"
 
+PAIRS = [
+    ("What does textwrap.dedent do?", "Remove common leading whitespace."),
+    ("def add", "def add(first, second):\n    return first + second"),
+    ("short", "é ü 漢"),
+    ("a much longer question, " * 3, "yes"),
+    ("five", "5"),
+    ("six", "6"),
+    ("seven", "7 " * 40),
+]
+
 # In chunks of 3: shard 0 has rows 1-3 and 10-12, shard 1 rows 4-6 and 13, shard 2 rows 7-9.
 SHARDED = [(f"question {number}", f"answer {number}") for number in range(1, 14)]
 SHARDED[4] = (" \t", "an empty question")
@@ -99,6 +109,12 @@ def prepared(store, folder: Path, trained: Path | None, pairs, **generate) -> St
     if trained:
         train(store, ours, trained)
     return StageRun.open(store, RUN, "generate", ours)
+
+
+def run(store, folder, trained, pairs=PAIRS, **settings):
+    stage = prepared(store, folder, trained, pairs, **settings)
+    generating.run(stage)
+    return stage
 
 
 def outputs(store):

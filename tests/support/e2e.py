@@ -46,14 +46,14 @@ def run(*command, stdin=None, check=True, timeout=300):
     return done
 
 
-def wait_for(what, seconds, check):
-    """Ask twice a second until the answer is true; return it."""
+def wait_for(what, seconds, check, pause=0.5):
+    """Ask, twice a second or as often as `pause` says, until the answer is true; return it."""
     end = time.monotonic() + seconds
     while True:
         if found := check():
             return found
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
+        time.sleep(pause)
 
 
 @dataclass
@@ -78,6 +78,11 @@ class Namespace:
     def pods(self, release, component):
         selector = f"app.kubernetes.io/instance={release},app.kubernetes.io/component={component}"
         return self.get("pods", "--selector", selector)
+
+    def follow(self, pod):
+        """Read a pod's log from now on, to its end: `communicate()` returns it."""
+        command = ("kubectl", "--namespace", self.name, "logs", "--follow", pod)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def install(self, release, *given, command="install", **options):
         """Install or upgrade with values files (paths) and single values (texts)."""
