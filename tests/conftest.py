@@ -2,7 +2,14 @@ import uuid
 
 import pytest
 
+from qatune import log
 from tests.support import seaweed as s3_server
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """As at the start of a command, whatever the test before has set."""
+    log.configure()
 
 
 @pytest.fixture(scope="session")

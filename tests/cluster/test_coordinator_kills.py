@@ -152,4 +152,4 @@ def test_an_outage_is_borne_with_one_warning_and_then_ends_with_69(
     monkeypatch.setattr("qatune.cluster.patience.OUTAGE_SECONDS", 2.0)
     with pytest.raises(UnavailableError, match="Kubernetes API does not answer"):
         ours.coordinate()
-    assert capfd.readouterr().out.count("trying again") == 1
+    assert capfd.readouterr().err.count("trying again") == 1

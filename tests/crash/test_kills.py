@@ -34,8 +34,10 @@ def test_killed_at_any_call_of_the_store(runs, every, *, stage, kind, order, ste
 
     def trial(shard, kill):
         place = crashes.place()
-        ends = [crashes.once(place, crashes.starts[shard], kill)]
-        assert ends[-1] == KILLED, crashes.said(place)
+        ends = [crashes.once(place, start, None) for start in crashes.starts[:shard]]
+        ends.append(crashes.once(place, crashes.starts[shard], kill))
+        # A training that skips a checkpoint, as a newer one is there, makes fewer calls.
+        assert ends[-1] == KILLED or (stage == "train" and ends[-1] == DONE), crashes.said(place)
         crashes.until_done(place, ends)
         crashes.judge(place, ends, "at a call of the store", wanted)
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_a_huge_cell_is_rejected_without_being_tokenized(tmp_path, gpt2, monkeyp
 def test_a_full_disk_is_one_line(rows_csv, gpt2, monkeypatch, call):
     def full(*_):
         if call == "add":
-            raise preprocess.sqlite3.OperationalError("database or disk is full")
+            raise sqlite3.OperationalError("database or disk is full")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     owner = SeenSet if call == "add" else preprocess

@@ -177,7 +177,7 @@ def test_training_goes_on_while_the_store_is_away(folders, monkeypatch, capfd):
     run(store, ours)
     assert store.away == 0
     assert outputs(store) == outputs(alone)
-    assert capfd.readouterr().out.count("checkpoint not saved: trying again") == 1
+    assert capfd.readouterr().err.count("checkpoint not saved: trying again") == 1
 
 
 class SlowStore(MemoryStore):

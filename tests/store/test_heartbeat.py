@@ -50,7 +50,7 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(error, capfd):
     stage = StageRun.open(Refusing(), "still", "preprocess", finished_run.recipe())
     with stage.progress("training", 100, "steps") as bar:
         bar.advance(5)
-    assert "heartbeat not written" in capfd.readouterr().out
+    assert "heartbeat not written" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

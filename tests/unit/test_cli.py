@@ -106,6 +106,7 @@ def test_debug_shows_the_traceback():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_with_nothing_to_save(monkeypatch, capsys, number, code):
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cli, "_store", lambda *_: os.kill(os.getpid(), number))
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
@@ -131,6 +132,7 @@ def test_a_signal_that_python_drops_is_heeded_all_the_same(monkeypatch, number, 
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cli, "_store", killed)
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
