@@ -50,8 +50,8 @@ lint: setup ## ruff, mypy, import contracts, generated files
 	$(BIN)/python scripts/make_chart.py --check
 
 .PHONY: unit
-unit: setup
-	$(ON_IMAGES) $(BIN)/pytest --ignore tests/e2e
+unit: setup  # a file at a time to each of two processes: torch's own threads would only wait
+	OMP_NUM_THREADS=1 $(ON_IMAGES) $(BIN)/pytest --ignore tests/e2e --numprocesses 2 --dist loadfile
 
 .PHONY: crash
 crash: setup ## kill every stage at every call of its store, and more: up to 40 minutes; ends with a table
