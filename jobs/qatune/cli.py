@@ -8,7 +8,7 @@ import click
 
 from qatune import STAGES, __version__, endings
 from qatune.cluster import commands as cluster_commands
-from qatune.errors import QatuneError, UsageError
+from qatune.errors import QatuneError, UsageError, one_line
 from qatune.options import (
     checked_name,
     new_run_option,
@@ -372,9 +372,7 @@ def _fail(message: str, code: int) -> int:
 
     from qatune.launch import LAST_WORDS
 
-    message = " ".join(message.split())
-    if not message.isprintable():  # it may quote what stands in a file
-        message = message.encode("unicode_escape").decode()
+    message = one_line(message)
     if last_words := os.environ.get(LAST_WORDS):
         Path(last_words).write_text(message, encoding="utf-8")
         return code

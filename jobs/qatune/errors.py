@@ -6,6 +6,12 @@ A message is one line: what happened, where, and what to do.
 from typing import ClassVar
 
 
+def one_line(message: str) -> str:
+    """Make a line of a message that may quote what stands in a file."""
+    line = " ".join(message.split())
+    return line if line.isprintable() else line.encode("unicode_escape").decode()
+
+
 class QatuneError(Exception):
     """A failure with a message for the user. Raised as itself it means a bug (70)."""
 

@@ -1,6 +1,7 @@
 """A disk that is full, of the store or for temporary files: said in one line, and gone on from."""
 
 import os
+import shutil
 import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,7 +42,8 @@ def test_no_room_for_temporary_files(runs, tmp_path, stage):
             resize(kib)
             # The imports have asked for the folder already.
             start = replace(
-                crashes.starts[0], patches={"tempfile:tempdir": str(tmp_path / "small")}
+                crashes.starts[0],
+                patches=crashing.EVEN | {"tempfile:tempdir": str(tmp_path / "small")},
             )
             ends.append(crashes.once(place, start, None))
             assert ends[-1] in {DONE, UnavailableError.exit_code}, crashes.said(place)
@@ -59,7 +61,7 @@ def test_no_room_in_the_store(runs, tmp_path, stage):
     place, ends = crashes.place(), []
     with disk(tmp_path / "small") as resize:
         resize(8192)
-        crashing.copied(place / "store", tmp_path / "small" / "store")
+        shutil.copytree(place / "store", tmp_path / "small" / "store")
         used = sum(path.stat().st_blocks for path in (tmp_path / "small").rglob("*")) // 2
         starts = [
             replace(start, store=str(tmp_path / "small" / "store"), patches=crashing.IMPATIENT)

@@ -9,22 +9,26 @@ from tests.support.crash_runs import verified
 from tests.support.crashing import DONE, KILLED
 from tests.support.mortal_store import Kill
 
-STAGES = ("preprocess", "train", "generate", "evaluate")
+from qatune import STAGES
+
 CASES = [
     ("preprocess", "fp32", "random", 1),
     ("train", "fp32", "random", 1),
-    ("train", "bf16", "group_by_length", 4),
-    ("train", "nf4", "group_by_length", 4),
+    ("train", "bf16", "group_by_length", 5),
+    ("train", "nf4", "group_by_length", 5),
     ("generate", "fp32", "random", 1),
     ("evaluate", "fp32", "random", 1),
 ]
-"""Stage, model, order of rows; each how-manieth kill is tried: a training is like the others."""
+"""Stage, model, order of rows; each how-manieth kill is tried: a training is like the others.
+
+An odd number, as every other kill is one after a call.
+"""
 FEW = 3
 
 
 def spread(kills, every, step):
     """Return each kill of `step`, or a few over all of them."""
-    return kills[::step] if every else kills[len(kills) // 7 :: len(kills) // FEW]
+    return kills[::step] if every else kills[len(kills) // 7 :: len(kills) // FEW | 1]
 
 
 @pytest.mark.parametrize(("stage", "kind", "order", "step"), CASES)
@@ -55,30 +59,33 @@ def test_killed_again_and_again_at_random_moments(runs, every, stage):
     crashes = runs.crashes(stage)
     began = time.monotonic()
     wanted, _ = crashes.alone()
-    whole = time.monotonic() - began
+    each = (time.monotonic() - began) / len(crashes.starts)
 
     def trial(seed):
         draw, place, ends = random.Random(f"{stage}:{seed}"), crashes.place(), []
         for _ in range(3):
             start = draw.choice(crashes.starts)
-            ends.append(crashes.once(place, start, None, draw.uniform(0.1, whole)))
+            ends.append(crashes.once(place, start, None, draw.uniform(0.1, each)))
         crashes.until_done(place, ends)
         crashes.judge(place, ends, "at a random moment", wanted)
 
     crashing.side_by_side(trial, [(seed,) for seed in range(10 if every else 1)])
+    assert crashes.tally.kills("at a random moment", stage) or not every
 
 
 def test_two_workers_at_one_shard_cannot_harm_each_other(runs, every):
     """As after a split of the network; one of them is killed at a random moment."""
     crashes = runs.crashes("generate")
     wanted, _ = crashes.alone()
+    together = []
 
     def trial(seed):
         draw, place = random.Random(seed), crashes.place()
         zombie = crashes.begun(place, crashes.starts[0], None)
-        time.sleep(draw.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 0.2))
         heir = crashes.begun(place, crashes.starts[0], None)
-        time.sleep(draw.uniform(0, 1.0))
+        time.sleep(draw.uniform(0, 0.4))
+        together.append(zombie.is_alive() and heir.is_alive())
         zombie.kill()
         ends = [crashes.end_of(place, process) for process in (zombie, heir)]
         assert ends[-1] == DONE, crashes.said(place)
@@ -86,6 +93,7 @@ def test_two_workers_at_one_shard_cannot_harm_each_other(runs, every):
         crashes.judge(place, ends, "one of two at a shard", wanted)
 
     crashing.side_by_side(trial, [(seed,) for seed in range(10 if every else 1)])
+    assert any(together) or not every
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -106,18 +114,18 @@ def test_a_fresh_process_is_killed_at_random_moments(runs, every, stage):
         crashes.judge(place, ends, "a fresh process, at a random moment", wanted)
 
     crashing.side_by_side(trial, [(seed,) for seed in range(6 if every else 1)])
+    assert crashes.tally.kills("a fresh process", stage) or not every
 
 
 def test_what_was_killed_can_be_verified(runs):
     crashes = runs.crashes("evaluate")
     place = crashes.place()
-    crashes.once(place, crashes.starts[0], Kill(30, after=True))
+    assert crashes.once(place, crashes.starts[0], Kill(20, after=True)) == KILLED
     crashes.until_done(place, [])
     verified(place / "store")
 
 
-def test_enough_was_killed_and_nothing_differs(every, tally):
-    """The last one: it counts what the others have tried."""
+def test_enough_was_killed(every, tally):
+    """The last one here: it counts what those above have tried."""
     assert tally.kills() >= (500 if every else 20)
     assert tally.kills("a fresh process") >= (50 if every else 2)
-    assert not tally.differing()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support import e2e
 from tests.support.chart import STAGES
+from tests.support.crashing import OF_THE_MOMENT
 from tests.support.qatune_command import qatune
 
 STEPS, SAVE = 48, 6
@@ -23,10 +24,6 @@ COMPONENT = "app.kubernetes.io/component"
 GOES_ON = re.compile(r'"step": (\d+).*"message": "going on from a checkpoint"')
 MEASURED = re.compile(r'"step": (\d+).*"message": "held-out loss"')
 STOPPED = re.compile(r"stopped at step (\d+) of \d+, saved")
-OF_THE_MOMENT = {
-    "samples_per_second", "prompts_per_second", "peak_memory_bytes", "resumed_from_step",
-    "checkpoint_wait_seconds",
-}  # fmt: skip
 
 
 @dataclass

@@ -114,7 +114,7 @@ def test_an_adapter_may_come_from_a_folder(llama, llama_adapter):
 
 
 def test_of_two_workers_at_one_chunk_the_slower_goes_on_with_the_other_s_answers(
-    llama, monkeypatch
+    llama, monkeypatch, capfd
 ):
     """Their answers differ, as in bfloat16: by then a split network is whole again."""
     theirs, ours = MemoryStore(), MemoryStore()
@@ -133,6 +133,7 @@ def test_of_two_workers_at_one_chunk_the_slower_goes_on_with_the_other_s_answers
     generate.run(stage)
     assert outputs(ours) == outputs(theirs) | {part: changed}
     assert outputs(ours) != outputs(theirs)
+    assert capfd.readouterr().err.count("already answered by another worker") == 1
 
 
 @pytest.mark.parametrize("survivor", [0, 1, 2])
@@ -243,16 +244,19 @@ def test_quantized_models_answer_with_their_adapter(folder, adapter, quantizatio
     assert any("trained on float32" in note for note in stage.notes)
 
 
-def test_with_every_part_there_no_model_is_loaded(llama, monkeypatch):
+def test_with_every_part_there_nothing_is_answered_and_the_same_is_recorded(llama, monkeypatch):
     store = MemoryStore()
-    stage = run(store, llama, None, adapter="none")
+    stage = run(store, llama, None, adapter="none", model={"dtype": "float16"})
     before, _ = manifests.load(store, answering.RUN, "generate")
     store.delete(stage.key("manifest.json"))
     store.delete(stage.key("shards/00000.json"))
-    monkeypatch.setattr("qatune.model.opening.load_model", None)
+    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     after, _ = manifests.load(store, answering.RUN, "generate")
     assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
+    assert (after.device, after.notes) == (before.device, before.notes)
+    assert after.device != "cpu"
+    assert "float16" in " ".join(after.notes)
 
 
 def test_a_signal_before_the_first_part_is_not_called_progress(llama, monkeypatch):

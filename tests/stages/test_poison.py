@@ -1,6 +1,7 @@
 """Rows that no model can answer, or that break the engine: each costs itself alone."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,18 @@ def poisoned(monkeypatch, harm, *ids):
     monkeypatch.setattr(StaticEngine, "_complete", failing)
 
 
+def texts(store):
+    """What was answered to each question, by the base and by the adapter."""
+    return {
+        row["question"]: (row["base"]["text"], row["adapter"]["text"])
+        for row in lines(store, "parts/")
+    }
+
+
+def exhausting():
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
 def raising():
     raise RuntimeError("poison")
 
@@ -62,14 +75,7 @@ def test_rows_that_cannot_be_answered_are_errors_and_lose_no_other(llama, llama_
 def test_an_exception_costs_the_row_that_provokes_it(llama, monkeypatch):
     expected = MemoryStore()
     run(expected, llama, None, adapter="none")
-    complete = StaticEngine._complete
-
-    def failing(self, batch):
-        if any(request.id == "5" for request in batch):
-            raise RuntimeError("poison")
-        return complete(self, batch)
-
-    monkeypatch.setattr(StaticEngine, "_complete", failing)
+    poisoned(monkeypatch, raising, "5")
     store = MemoryStore()
     run(store, llama, None, adapter="none")
     (error,) = lines(store, "errors/")
@@ -108,16 +114,14 @@ def test_a_chunk_of_poison_alone_is_no_broken_engine(llama, monkeypatch):
     assert [row["id"] for row in lines(store, "parts/")] == ["1", "2", "3", "7"]
 
 
-@pytest.mark.parametrize(
-    "exhaust", [lambda: torch.empty(1 << 50, dtype=torch.uint8), lambda: bytearray(1 << 62)]
-)
+@pytest.mark.parametrize("exhaust", [exhausting, lambda: bytearray(1 << 62)])
 def test_a_row_that_takes_all_memory_is_an_error_alone(llama, monkeypatch, exhaust):
     poisoned(monkeypatch, exhaust, "5")
     store = MemoryStore()
     run(store, llama, None, adapter="none")
     (error,) = lines(store, "errors/")
     assert (error["id"], error["code"]) == ("5", "out_of_memory")
-    assert len(lines(store, "parts/")) == 6
+    assert [row["id"] for row in lines(store, "parts/")] == ["1", "2", "3", "4", "6", "7"]
 
 
 def test_a_row_whose_error_differs_each_time_is_settled_by_the_first(llama, monkeypatch):
@@ -147,8 +151,11 @@ def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
     assert outputs(store) == {}
 
 
-def test_poison_of_every_kind_costs_itself_alone(llama, llama_adapter, monkeypatch):
-    """In one batch with good rows, in any order of theirs."""
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_poison_of_every_kind_costs_itself_alone(llama, llama_adapter, monkeypatch, seed):
+    """In one batch with good rows; in turn, and in other orders."""
+    plain = MemoryStore()
+    run(plain, llama, llama_adapter, PAIRS[:6], chunk_rows=6, batch_size=16)
     positions = answering.load(llama).positions
 
     def with_foreign_id(row: Question, *more):
@@ -165,14 +172,16 @@ def test_poison_of_every_kind_costs_itself_alone(llama, llama_adapter, monkeypat
         "takes all memory": "out_of_memory",
     }
     pairs = [pair for kind, good in zip(kinds, PAIRS, strict=False) for pair in (good, (kind, "x"))]
+    if seed is not None:
+        random.Random(seed).shuffle(pairs)
+    ids = {question: str(number) for number, (question, _) in enumerate(pairs, start=1)}
     monkeypatch.setattr(answering, "encode", with_foreign_id)
-    poisoned(monkeypatch, raising, "10")
-    poisoned(monkeypatch, lambda: torch.empty(1 << 50, dtype=torch.uint8), "12")
+    poisoned(monkeypatch, raising, ids["breaks the engine"])
+    poisoned(monkeypatch, exhausting, ids["takes all memory"])
     store = MemoryStore()
     stage = run(store, llama, llama_adapter, pairs, chunk_rows=len(pairs), batch_size=16)
     failed = {row["question"]: row["code"] for row in lines(store, "errors/")}
     assert failed == kinds
-    assert [row["question"] for row in lines(store, "parts/")] == [pair[0] for pair in PAIRS[:6]]
-    assert all(row["adapter"]["tokens"] for row in lines(store, "parts/"))
+    assert texts(store) == texts(plain)
     counters = stage.counters
     assert (counters["rows"], counters["answers"], counters["errors"]) == (12, 6, 6)

@@ -24,9 +24,11 @@ from tests.support.mortal_store import Kill, MortalStore
 
 RUN = "tiny"
 DONE, KILLED = 0, -signal.SIGKILL
-PRELOADED = [f"qatune.stages.{stage}" for stage in ("preprocess", "train", "generate", "evaluate")]
 _PATIENCE_SECONDS = 300
+EVEN = {"qatune.store.artifacts:HEARTBEAT_SECONDS": 1e9}
+"""A patch that lets a slow start make as many calls as a quick one."""
 IMPATIENT = {
+    **EVEN,
     "qatune.store.s3:_ANSWER_SECONDS": 1.0,
     "qatune.store.s3:_SLOWEST": 10**9,
     "qatune.model.uploads:_PAUSE_SECONDS": 0.2,
@@ -35,6 +37,12 @@ IMPATIENT = {
 """Patches that make waiting short."""
 _TIMED = ("manifest.json", "progress", "shards/", "checkpoints/")
 """What of a stage's objects holds times, or is of no account once the stage is complete."""
+OF_THE_MOMENT = {
+    "samples_per_second", "prompts_per_second", "peak_memory_bytes", "resumed_from_step",
+    "checkpoint_wait_seconds",
+}  # fmt: skip
+"""Counters of a manifest that no two runs share."""
+_TIMES = {"seal", "seconds", "finished", "counters", "parents"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,13 @@ class Start:
     """As JSON."""
     given: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
-    patches: dict = field(default_factory=dict)
+    patches: dict = field(default_factory=lambda: EVEN)
     """Values of `module:name`, for what would take too long."""
 
 
 def forkserver():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(["tests.support.preloaded"])
     return context
 
 
@@ -106,11 +114,8 @@ class Tally:
                 found[place] += row[name]
         return sums
 
-    def kills(self, how=""):
-        return sum(row["kills"] for row in self.rows if how in row["how"])
-
-    def differing(self):
-        return [row for row in self.rows if row["differ"]]
+    def kills(self, how="", stage=""):
+        return sum(row["kills"] for row in self.rows if how in row["how"] and stage in row["stage"])
 
 
 class Crashes:
@@ -129,7 +134,10 @@ class Crashes:
             code = self.once(place, start, None)
             assert code == DONE, self.said(place)
             calls.append(int((place / "counted").read_text()))
-        return results(open_store(str(place / "store")), self.stage), calls
+        wanted = results(open_store(str(place / "store")), self.stage)
+        assert wanted["objects"]
+        assert wanted["manifest"]["outputs"]
+        return wanted, calls
 
     def once(self, place: Path, start: Start, kill: Kill | None, seconds: float | None = None):
         """Start once; kill at a call, or after these seconds. Return the exit code."""
@@ -192,16 +200,21 @@ def results(opened, stage: str) -> dict:
     names = [key for key in opened.keys(head) if not key.removeprefix(head).startswith(_TIMED)]
     objects = {key: describe(opened, key).sha256 for key in sorted(names)}
     found = manifests.load(opened, RUN, stage)
-    manifest = found[0] if found else None
-    return {"objects": objects, "outputs": manifest and {r.key: r.sha256 for r in manifest.outputs}}
+    assert found, f"{stage} is not complete"
+    manifest = found[0].model_dump(mode="json")
+    counters = {
+        name: count for name, count in manifest["counters"].items() if name not in OF_THE_MOMENT
+    }
+    said = {name: value for name, value in manifest.items() if name not in _TIMES}
+    return {"objects": objects, "manifest": said | {"counters": counters}}
 
 
 def differences(found: dict, wanted: dict) -> list[str]:
-    both = found["objects"], wanted["objects"]
     return [
-        key
-        for key in sorted(both[0].keys() | both[1].keys())
-        if both[0].get(key) != both[1].get(key)
+        f"{key}: {one.get(key)}, wanted {other.get(key)}"
+        for one, other in zip(found.values(), wanted.values(), strict=True)
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
     ]
 
 
@@ -257,10 +270,6 @@ def left(server, stage):
     for key, data in server.objects.items():
         store.create(key.removeprefix("p/"), data)
     return results(store, stage)
-
-
-def copied(store: Path, target: Path) -> None:
-    shutil.copytree(store, target)
 
 
 def wait_for(check, seconds: float) -> None:

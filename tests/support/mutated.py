@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from qatune.errors import QatuneError
+from qatune.errors import QatuneError, one_line
 
 # Deterministic, so that a build which fails fails again. The deadline is there to find
 # hangs: a machine that is busy with others must keep it.
@@ -63,9 +63,8 @@ def outcome(parse):
 
 
 def assert_one_line(message):
-    """Hold a message against what the command line makes of it."""
-    line = " ".join(message.split())
-    if not line.isprintable():
-        line = line.encode("unicode_escape").decode()
+    """Hold what the command line makes of a message against what a terminal can show."""
+    line = one_line(message)
+    assert line
     assert line.isprintable()
     assert line.encode()

@@ -136,6 +136,8 @@ def _answer_missing_parts(
             _save(stage, work, number, rows)
             made += 1
         saved += len(chunk)
+    if answerer is None and work.total:
+        _answerer(stage, model)  # for what its record says of the model: device and fallbacks
     if answered:
         rate = answered / max(time.monotonic() - started, 1e-9)
         stage.counters[shard_records.RATE] = round(rate, 3)
