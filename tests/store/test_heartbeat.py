@@ -1,6 +1,8 @@
 """How far a stage is, as it writes it to the store."""
 
 import json
+import threading
+import time
 
 import pytest
 from tests.support import finished_run
@@ -8,7 +10,7 @@ from tests.support import finished_run
 from qatune.cluster import status
 from qatune.data.shards import Shard
 from qatune.errors import MissingInputError, NotAllowedError, UnavailableError
-from qatune.store import artifacts
+from qatune.store import heartbeats
 from qatune.store.artifacts import StageRun
 from qatune.store.manifests import manifest_key
 from qatune.store.memory import MemoryStore
@@ -19,7 +21,7 @@ DIVISION = b'{"shards": %d, "rows": 240, "chunk_rows": 64}'
 
 def test_what_an_earlier_start_has_done_is_no_speed_of_this_one(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(artifacts.time, "monotonic", lambda: now)
+    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: now)
     store = MemoryStore()
     stage = StageRun.open(store, "fast", "preprocess", finished_run.recipe())
     with stage.progress("training", 100, "steps") as bar:
@@ -53,6 +55,25 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(error, capfd):
     assert "heartbeat not written" in capfd.readouterr().err
 
 
+def test_no_step_waits_for_a_heartbeat(monkeypatch):
+    monkeypatch.setattr(heartbeats, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeats, "_LAST_SECONDS", 0.1)
+    free = threading.Event()
+
+    class Mute(MemoryStore):
+        def replace(self, key, data):
+            assert free.wait(30)
+            super().replace(key, data)
+
+    stage = StageRun.open(Mute(), "mute", "preprocess", finished_run.recipe())
+    began = time.monotonic()
+    with stage.progress("training", 100, "steps") as bar:
+        for _ in range(50):
+            bar.advance()
+    assert time.monotonic() - began < 2
+    free.set()
+
+
 @pytest.mark.parametrize(
     ("beat", "saved", "lost"),
     [
@@ -63,4 +84,4 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(error, capfd):
     ],
 )
 def test_what_was_done_and_not_saved_is_lost(beat, saved, lost):
-    assert artifacts.lost_seconds(beat, saved) == lost
+    assert heartbeats.lost_seconds(beat, saved) == lost

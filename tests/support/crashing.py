@@ -25,7 +25,7 @@ from tests.support.mortal_store import Kill, MortalStore
 RUN = "tiny"
 DONE, KILLED = 0, -signal.SIGKILL
 _PATIENCE_SECONDS = 300
-EVEN = {"qatune.store.artifacts:HEARTBEAT_SECONDS": 1e9}
+EVEN = {"qatune.store.heartbeats:EVERY_SECONDS": 1e9}
 """A patch that lets a slow start make as many calls as a quick one."""
 IMPATIENT = {
     **EVEN,

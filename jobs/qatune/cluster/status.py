@@ -12,6 +12,7 @@ from qatune.cluster.facts import Facts
 from qatune.cluster.jobs import StageJob
 from qatune.errors import QatuneError
 from qatune.store import artifacts, manifests, shards
+from qatune.store.heartbeats import heartbeat
 from qatune.store.objects import Store
 
 _STALE_SECONDS = 60
@@ -140,7 +141,7 @@ def _progress_of(
 def _progress(store: Store, run: str, stage: str, of: int) -> Mapping[str, Any] | None:
     if of > 1:
         return shards.progress(store, run, of)
-    return artifacts.heartbeat(store, f"runs/{run}/{stage}/progress.json")
+    return heartbeat(store, f"runs/{run}/{stage}/progress.json")
 
 
 def _shards(store: Store, run: str, stage: str) -> int:

@@ -1,30 +1,27 @@
 """One stage of one run: what it may read, what it has written, and its end."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from qatune import log, recipe
 from qatune.config import Recipe
-from qatune.errors import BadRecipeError, MissingInputError, NotAllowedError, UnavailableError
+from qatune.errors import BadRecipeError, MissingInputError
 from qatune.log import Progress
 from qatune.store import manifests
+from qatune.store.heartbeats import beating
 from qatune.store.manifests import Manifest
 from qatune.store.objects import (
-    NoSuchObjectError,
     ObjectRef,
     Store,
     chunks,
     create_once,
     describe_source,
 )
-
-HEARTBEAT_SECONDS = 5.0
 
 
 def parents(stage: str, recipe: Recipe) -> tuple[str, ...]:
@@ -191,10 +188,15 @@ class StageRun:
         self, label: str, total: int | None, unit: str, heartbeat: str = "progress.json"
     ) -> Iterator[Progress]:
         """Show progress here and, every few seconds, as an object of the store."""
-        with log.progress(label, total, unit) as shown:
-            beat = _Heartbeat(self, shown, total, unit, heartbeat)
+        with (
+            log.progress(label, total, unit) as shown,
+            beating(partial(self._beat, heartbeat), shown, total, unit) as beat,
+        ):
             yield beat
-            beat.write()
+
+    def _beat(self, name: str, state: bytes) -> None:
+        self.bind()
+        self.store.replace(self.key(name), state)
 
     def manifest(self) -> Manifest:
         """Describe what was done up to now."""
@@ -230,74 +232,3 @@ class StageRun:
     def anew(self) -> "StageRun":
         """Return the same stage with nothing read, written or counted."""
         return StageRun(self.store, self.run, self.stage, self.recipe, self.upstream)
-
-
-def heartbeat(store: Store, key: str) -> dict[str, Any] | None:
-    """Return what a stage at work has written of itself last; None before the first time."""
-    try:
-        found: dict[str, Any] = json.loads(store.read(key))
-    except NoSuchObjectError:
-        return None
-    except ValueError:
-        raise MissingInputError(f"{store.uri}/{key}: not a heartbeat that qatune wrote") from None
-    return found
-
-
-def earlier_heartbeat(store: Store, key: str) -> dict[str, Any] | None:
-    """Return what a start before this one has written of itself last, if that can be read."""
-    try:
-        return heartbeat(store, key)
-    except MissingInputError as error:
-        log.get().warning("heartbeat not read", reason=str(error))
-        return None
-
-
-def lost_seconds(beat: dict[str, Any] | None, saved: int) -> float:
-    """Estimate what an earlier start worked for nothing, from its last heartbeat.
-
-    `saved` is what of its work is there. A start that was killed before its first heartbeat is
-    not known of.
-    """
-    done, rate = (float((beat or {}).get(name) or 0) for name in ("done", "rate_per_second"))
-    return max(done - saved, 0.0) / rate if rate > 0 else 0.0
-
-
-class _Heartbeat:
-    """Passes progress on, and writes it to the store now and then."""
-
-    def __init__(
-        self, stage: StageRun, shown: Progress, total: int | None, unit: str, name: str
-    ) -> None:
-        self._stage, self._shown, self._total, self._unit = stage, shown, total, unit
-        self._key = stage.key(name)
-        self._done, self._before, self._start = 0, 0, time.monotonic()
-        self._next = self._start + HEARTBEAT_SECONDS
-
-    def skip(self, count: int) -> None:
-        self._done += count
-        self._before += count
-        self._shown.skip(count)
-
-    def advance(self, count: int = 1, **shown: float | str) -> None:
-        self._done += count
-        self._shown.advance(count, **shown)
-        if time.monotonic() >= self._next:
-            self.write()
-
-    def write(self) -> None:
-        self._next = time.monotonic() + HEARTBEAT_SECONDS
-        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
-        left = None if self._total is None else max(self._total - self._done, 0)
-        state = {
-            "done": self._done,
-            "total": self._total,
-            "unit": self._unit,
-            "rate_per_second": round(rate, 3),
-            "eta_seconds": round(left / rate, 1) if left is not None and rate else None,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        try:
-            self._stage.bind()
-            self._stage.store.replace(self._key, json.dumps(state).encode())
-        except (UnavailableError, NotAllowedError) as error:
-            log.get().warning("heartbeat not written", reason=str(error))

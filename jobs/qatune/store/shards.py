@@ -11,7 +11,8 @@ from qatune.config import Recipe
 from qatune.data.shards import Layout, Shard, spans_text
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.store import manifests
-from qatune.store.artifacts import StageRun, heartbeat
+from qatune.store.artifacts import StageRun
+from qatune.store.heartbeats import heartbeat
 from qatune.store.objects import NoSuchObjectError, Store
 
 _STAGE = "generate"
