@@ -1,6 +1,6 @@
 import pytest
 
-from qatune.errors import MissingInputError, UsageError
+from qatune.errors import MissingInputError, UnavailableError, UsageError
 from qatune.store import checkpoints
 from qatune.store.memory import MemoryStore
 
@@ -118,3 +118,43 @@ def test_pruning_clears_torn_ones_away_but_not_those_of_a_trainer_ahead(store, s
     store.delete(save(8).folder + "checkpoint.json")
     checkpoints.prune(store, PREFIX, save(2), keep=1)
     assert steps(store) == [2, 8, 9]
+
+
+def flip(store, saved):
+    key = saved.folder + "weights"
+    store.replace(key, store.read(key).swapcase())
+
+
+def test_a_damaged_one_stands_for_none_and_goes_when_there_is_a_newer(store, save, tmp_path):
+    good, bad, found = save(10), save(20), []
+    flip(store, bad)
+    where = (store, PREFIX, tmp_path / "fetched", "this")
+    assert checkpoints.newest(*where, damaged=found.append)[0] == good
+    assert found == [bad]
+    again = save(20)
+    checkpoints.prune(store, PREFIX, again, 2, found)
+    assert {key.rpartition("/")[0] + "/" for key in store.keys(PREFIX)} == {
+        good.folder, again.folder,
+    }  # fmt: skip
+
+
+def test_what_is_no_damage_is_not_told_of(store, save, tmp_path):
+    found = []
+    save(1, made_for="another")
+    store.delete(save(2).folder + "checkpoint.json")
+    assert checkpoints.newest(store, PREFIX, tmp_path, "this", damaged=found.append) is None
+    assert not found
+
+
+def test_two_of_one_step_stand_for_one(store, save):
+    for step in (10, 20, 20):
+        saved = save(step)
+    checkpoints.prune(store, PREFIX, saved, keep=2)
+    assert steps(store) == [10, 20]
+    assert len(list(store.keys(PREFIX))) == 9
+
+
+def test_a_folder_that_has_vanished_is_no_checkpoint(store, tmp_path):
+    with pytest.raises(UnavailableError, match="its files are gone"):
+        checkpoints.save(store, PREFIX, 1, tmp_path / "vanished", "this")
+    assert not list(store.keys(PREFIX))

@@ -113,3 +113,18 @@ def test_an_end_at_once_waits_for_nothing(checkpoint):
         train_until(KeyboardInterrupt(), gate, Saved(), checkpoint(1))
     assert time.monotonic() - began < 1
     gate.open.set()
+
+
+def test_what_a_newer_one_replaces_while_the_store_is_away_leaves_no_files(checkpoint, monkeypatch):
+    monkeypatch.setattr(uploads, "_PAUSE_SECONDS", 0.05)
+    gate, saved = Gate(*[UnavailableError("away") for _ in range(3)]), Saved()
+    gate.open.set()
+    with uploading(gate.send, saved) as sending:
+        made = []
+        for step in range(1, 9):
+            made.append(checkpoint(step))
+            sending.begin(*made[-1])
+            time.sleep(0.03)
+        sending.wait()
+    assert saved.step == 8
+    assert not [folder for _, folder in made if folder.exists()]

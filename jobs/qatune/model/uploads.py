@@ -117,7 +117,10 @@ class Uploads:
                 self._failure, self._closed = error, True
             else:
                 self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_SECONDS)
-                self._waiting = self._waiting or taken
+                if self._waiting:
+                    shutil.rmtree(taken[1], ignore_errors=True)
+                else:
+                    self._waiting = taken
             self._sending = False
             self._changed.notify_all()
 

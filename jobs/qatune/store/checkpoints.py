@@ -7,18 +7,22 @@ cut off, and two trainers that do not know of each other cannot mix their files.
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from qatune import log
-from qatune.errors import MissingInputError, UsageError
+from qatune.errors import MissingInputError, UnavailableError, UsageError
 from qatune.store import manifests
 from qatune.store.manifests import Sealed
 from qatune.store.objects import ObjectRef, Store, create_once, fetch
 
 _MANIFEST = "checkpoint.json"
 _FOLDER = re.compile(r"step-(\d{8})/([0-9a-f]{8})/")
+
+
+class _OtherRunError(MissingInputError):
+    """It cannot be used, and is whole all the same."""
 
 
 class _Manifest(Sealed):
@@ -44,6 +48,8 @@ def save(
 
     `made_for` names what the checkpoint can be used with: `newest` wants the same. So it does of
     the number of processes that train together, as each adds to the batch.
+
+    Raises UnavailableError if the folder is gone, as one for temporary files may be.
     """
     saved = Checkpoint(step, f"{prefix}step-{step:08d}/{uuid.uuid4().hex[:8]}/")
     files = []
@@ -51,23 +57,34 @@ def save(
         name = path.relative_to(folder).as_posix()
         ref = create_once(store, saved.folder + name, path)
         files.append(ObjectRef(name, ref.sha256, ref.size))
+    if not files:
+        raise UnavailableError(f"{folder}: its files are gone; run the same command again")
     manifest = _Manifest(step=step, made_for=made_for, processes=processes, files=files)
     create_once(store, saved.folder + _MANIFEST, manifests.encode(manifest))
     return saved
 
 
 def newest(
-    store: Store, prefix: str, folder: Path, made_for: str, *, processes: int = 1
+    store: Store,
+    prefix: str,
+    folder: Path,
+    made_for: str,
+    *,
+    processes: int = 1,
+    damaged: Callable[[Checkpoint], None] = lambda _: None,
 ) -> tuple[Checkpoint, Path] | None:
     """Fetch the newest valid checkpoint below `folder`; warn of each one that is skipped.
 
-    Raises UsageError if it is of another number of processes.
+    `damaged` hears of those that were complete once. Raises UsageError if the newest is of
+    another number of processes.
     """
-    for found in sorted(_listed(store, prefix), reverse=True):
+    for found, whole in sorted(_listed(store, prefix).items(), reverse=True):
         try:
             return found, get(store, prefix, found, folder, made_for, processes=processes)
         except MissingInputError as error:
             log.get().warning("checkpoint skipped", checkpoint=found.folder, reason=str(error))
+            if whole and not isinstance(error, _OtherRunError):
+                damaged(found)
     return None
 
 
@@ -94,20 +111,29 @@ def get(
     return path
 
 
-def prune(store: Store, prefix: str, saved: Checkpoint, keep: int) -> None:
-    """Delete all but the `keep` newest up to `saved`, which is complete.
+def prune(
+    store: Store,
+    prefix: str,
+    saved: Checkpoint,
+    keep: int,
+    damaged: Collection[Checkpoint] = (),
+) -> None:
+    """Delete all but those of the `keep` newest steps up to that of `saved`, which is complete.
 
-    Later steps are left alone: they belong to a trainer that is ahead of this one. So are
-    uploads under way at the same step.
+    The `damaged` ones go, and stand for none. Later steps are left alone: they belong to a
+    trainer that is ahead of this one. So is whatever else there is of a step that stays: of two
+    trainers each would delete the other's.
     """
     listed = _listed(store, prefix)
-    complete = [found for found, whole in listed.items() if whole and found.step <= saved.step]
-    others = sorted((found for found in complete if found != saved), reverse=True)
-    for found in others[max(keep - 1, 0) :]:
+    complete = [
+        found
+        for found, whole in listed.items()
+        if whole and found.step <= saved.step and found not in damaged
+    ]
+    kept = sorted({found.step for found in complete}, reverse=True)[:keep]
+    cut_off = [found for found, whole in listed.items() if not whole and found.step < saved.step]
+    for found in [*(found for found in complete if found.step not in kept), *cut_off, *damaged]:
         _delete(store, found)
-    for found, whole in listed.items():
-        if not whole and found.step < saved.step:
-            _delete(store, found)
 
 
 def _listed(store: Store, prefix: str) -> dict[Checkpoint, bool]:
@@ -130,7 +156,7 @@ def _fetch(store: Store, found: Checkpoint, folder: Path, made_for: str, process
     except MissingInputError:
         raise MissingInputError("its manifest is damaged") from None
     if manifest.made_for != made_for or manifest.step != found.step:
-        raise MissingInputError("it belongs to another recipe or other rows")
+        raise _OtherRunError("it belongs to another recipe or other rows")
     if manifest.processes != processes:
         raise UsageError(
             f"{processes} processes train together (--nodes times --processes), but "
