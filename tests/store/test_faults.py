@@ -224,6 +224,14 @@ def test_a_connection_that_breaks_off_is_made_again(server, store, monkeypatch, 
     assert not any(fault.times for fault in server.faults)
 
 
+def test_a_mute_server_is_asked_five_times(server, monkeypatch):
+    monkeypatch.setattr(s3, "_ANSWER_SECONDS", 0.2)
+    server.faults = [Fault("GET", silent=0.4, times=99)]
+    with pytest.raises(UnavailableError):
+        open_store("s3://bucket").read("x")
+    assert server.count("GET", "x") == 5
+
+
 def test_a_body_that_trickles_is_asked_for_on_another_connection(server, monkeypatch):
     """Each byte comes in time, all of them would take a minute."""
     monkeypatch.setattr(s3, "_ANSWER_SECONDS", 0.6)

@@ -24,7 +24,7 @@ from qatune.errors import MissingInputError
 from qatune.store import manifests
 from qatune.store.memory import MemoryStore
 from qatune.store.shard_records import Record
-from qatune.store.verification import verify
+from qatune.store.verification import parts, verify
 
 PARTS = f"runs/{MINE}/generate/parts"
 PART = f"{PARTS}/part-00001-00001.jsonl"
@@ -296,3 +296,24 @@ def test_memory_does_not_grow_with_an_object(tmp_path):
     command[-2] = flipped(sha256.hexdigest().encode(), 3).decode()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "large: damaged: its SHA-256" in done.stderr
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 1), (10**6, 64)])
+def test_parts_are_held_a_few_at_a_time(store, monkeypatch, limit, most):
+    sizes = []
+    read = parts._read
+
+    def counted(store, requests, window):
+        sizes.append(len(window))
+        return read(store, requests, window)
+
+    monkeypatch.setattr(parts, "_WINDOW_BYTES", limit)
+    monkeypatch.setattr(parts, "_read", counted)
+    whole = dict(verify(store, MINE))["generate"].counted
+    assert whole["rows"] == 10
+    assert max(sizes) == min(most, sum(sizes))
+
+
+def test_a_part_is_read_in_blocks(store, monkeypatch):
+    monkeypatch.setattr(parts, "_BLOCK_BYTES", 2000)
+    assert dict(verify(store, MINE))["generate"].counted["answers"] == 10

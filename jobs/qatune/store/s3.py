@@ -106,8 +106,9 @@ class S3Store:
         """Read a whole answer; one that was cut short is asked for again."""
         attempt = 0
         while True:
+            answer = self._client.get_object(**self._at(key), **wanted)  # has tries of its own
             try:
-                data = _whole(self._client.get_object(**self._at(key), **wanted))
+                data = _whole(answer)
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                 attempt += 1
                 if attempt == _ATTEMPTS:

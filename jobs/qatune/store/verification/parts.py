@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +16,8 @@ from qatune.store.verification.objects import fault, whole
 
 _REQUESTS = 16  # parts are small: most of what one takes is its request's time
 _WINDOW = 64  # parsed at once, which takes half the time of one by one
+_WINDOW_BYTES = 32 * 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024 * 1024  # no line of a part is as long
 _READ = pa.schema(
     [
         ("id", pa.string()),
@@ -55,8 +56,15 @@ def read_parts(store: Store, chunks: Iterable[Chunk]) -> Iterator[Part]:
 
 
 def _windows(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    rest = iter(chunks)
-    while window := list(islice(rest, _WINDOW)):
+    window: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if window and (len(window) == _WINDOW or size + chunk.part.size > _WINDOW_BYTES):
+            yield window
+            window, size = [], 0
+        window.append(chunk)
+        size += chunk.part.size
+    if window:
         yield window
 
 
@@ -97,7 +105,9 @@ def _rows(data: bytes) -> pa.Table | None:
     try:
         return arrow_json.read_json(
             pa.BufferReader(data),
-            read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(data)),
+            read_options=arrow_json.ReadOptions(
+                use_threads=False, block_size=min(len(data), _BLOCK_BYTES)
+            ),
             parse_options=arrow_json.ParseOptions(
                 explicit_schema=_READ, unexpected_field_behavior="ignore"
             ),
