@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tests.support import crashing
 from tests.support.crashing import DONE
 
+from qatune import scratch
 from qatune.errors import UnavailableError
 from qatune.store.opening import open_store
 
 STAGES = ("preprocess", "train", "generate")
 KIB = 1024
+FULL = r"the disk is full; make room or set TMPDIR"
 
 
 @contextmanager
@@ -52,6 +56,32 @@ def test_no_room_for_temporary_files(runs, tmp_path, stage):
     assert ends[-1] == DONE
     crashes.until_done(place, ends)
     crashes.judge(place, ends, "a full disk", wanted)
+
+
+WRITERS = {
+    "safetensors": lambda path: save_file({"weights": torch.zeros(KIB, KIB)}, path),
+    "torch": lambda path: torch.save({"weights": torch.zeros(KIB, KIB)}, path),
+    "python": lambda path: path.write_bytes(bytes(4 * KIB * KIB)),
+}
+
+
+@pytest.mark.parametrize("writer", sorted(WRITERS))
+@pytest.mark.parametrize("removed", [False, True])
+def test_every_library_s_word_for_a_full_disk_is_understood(tmp_path, writer, removed):
+    """Also where what it had written is gone again, so that the disk is full no more."""
+    with disk(tmp_path / "small") as resize:
+        resize(3 * KIB)
+        path = tmp_path / "small" / "weights"
+
+        def write():
+            try:
+                WRITERS[writer](path)
+            finally:
+                if removed:
+                    path.unlink(missing_ok=True)
+
+        with pytest.raises(UnavailableError, match=FULL), scratch.watched(path.parent):
+            write()
 
 
 @pytest.mark.parametrize("stage", STAGES)

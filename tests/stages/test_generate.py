@@ -259,6 +259,23 @@ def test_with_every_part_there_nothing_is_answered_and_the_same_is_recorded(llam
     assert "float16" in " ".join(after.notes)
 
 
+@pytest.mark.parametrize("moment", ["_answerer", "_chunks"])
+def test_a_signal_while_there_is_nothing_to_answer_yet_is_heeded(llama, monkeypatch, moment):
+    """While the model is loaded, and while parts are looked for that are there."""
+    stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
+    ours = getattr(generate, moment)
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ours(*given)
+
+    monkeypatch.setattr(generate, moment, interrupted)
+    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
+    with pytest.raises(QatuneError, match="before the first part of this start") as raised:
+        generate.run(stage)
+    assert raised.value.exit_code == 70
+
+
 def test_a_signal_before_the_first_part_is_not_called_progress(llama, monkeypatch):
     stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
     complete = StaticEngine._complete

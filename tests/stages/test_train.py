@@ -14,6 +14,7 @@ from qatune.errors import (
     BadRecipeError,
     InterruptedRunError,
     MissingInputError,
+    NotAllowedError,
     QatuneError,
     UnavailableError,
 )
@@ -178,6 +179,59 @@ def test_training_goes_on_while_the_store_is_away(folders, monkeypatch, capfd):
     assert store.away == 0
     assert outputs(store) == outputs(alone)
     assert capfd.readouterr().err.count("checkpoint not saved: trying again") == 1
+
+
+class KeepingStore(MemoryStore):
+    """Deletes nothing."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def delete(self, key):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [UnavailableError("away"), NotAllowedError("no right")])
+def test_checkpoints_that_cannot_be_deleted_stop_nothing(folders, capfd, error):
+    ours = training.recipe(folders["llama"], max_steps=6, save_total_limit=1)
+    alone, store = MemoryStore(), KeepingStore(error)
+    run(alone, ours)
+    run(store, ours)
+    assert outputs(store) == outputs(alone)
+    assert 1 <= capfd.readouterr().err.count("old checkpoints not deleted") <= 3
+
+
+@pytest.mark.parametrize(("step", "last"), [(0, 12), (3, 12), (6, 12), (12, 12)])
+def test_a_signal_breaks_a_measurement_off_and_the_next_start_makes_it(
+    folders, monkeypatch, step, last
+):
+    ours = training.recipe(folders["llama"], max_steps=last, eval_steps=3)
+    alone, store = MemoryStore(), MemoryStore()
+    run(alone, ours)
+    measure, asked = Recorder.measure, []
+
+    def interrupted(self, model, at):
+        if at == step and not asked:
+            asked.append(at)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, model, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "measure", interrupted)
+        with pytest.raises(QatuneError, match=f"stopped at step {step} of {last}") as caught:
+            run(store, ours)
+    assert caught.value.exit_code == (75 if step else 70)
+    assert b'"heldout_loss"' not in b"".join(
+        line
+        for key in store.keys("")
+        if key.endswith("metrics.jsonl") and f"/step-{step:08d}/" in key
+        for line in store.read(key).splitlines()
+        if b'"step": %d,' % step in line
+    )
+    again = run(store, ours)
+    assert again.counters["resumed_from_step"] == step
+    assert outputs(store) == outputs(alone)
 
 
 class SlowStore(MemoryStore):

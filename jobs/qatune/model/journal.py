@@ -29,6 +29,9 @@ class Journal:
         self.flush()
         self._append([{"step": step, "heldout_loss": loss, "heldout_tokens": tokens}])
 
+    def has_heldout(self, step: int) -> bool:
+        return any(line["step"] == step and "heldout_loss" in line for line in self.lines())
+
     def flush(self) -> float | None:
         """Write the waiting steps; return the last one's loss.
 
@@ -55,7 +58,7 @@ class Journal:
     def lines(self) -> list[dict[str, Any]]:
         """Return all lines written so far."""
         self.flush()
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def _append(self, lines: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from qatune import config, log
+from qatune.errors import QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
 from qatune.model import scoring
@@ -18,6 +19,10 @@ from qatune.model.journal import Journal
 from qatune.model.uploads import Saved, Uploads
 
 METRICS = "metrics.jsonl"
+
+
+class _StopError(Exception):
+    """A stop was asked for in the middle of a measurement."""
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
@@ -48,28 +53,57 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         self._rate = self._save_began = 0.0
         self.trainer: Any = None
 
-    def measure(self, model: Any, step: int) -> None:
-        """Write the loss per token over all held-out answers."""
+    def measure(self, model: Any, step: int) -> bool:
+        """Write the loss per token over all held-out answers, if this step is to have it.
+
+        False if it has not, as a stop was asked for: the start that goes on from here measures.
+        """
+        due = step == self.trainer.args.max_steps or step % self._train.eval_steps == 0
+        if not due or self._journal.has_heldout(step):
+            return True
         scored = self._score(model)
+        if scored is None:
+            return False
         loss = scoring.mean(scored)
         if loss is not None:
             self._journal.heldout(step, loss, sum(row.tokens for row in scored))
             log.get().info("held-out loss", step=step, loss=loss)
+        return True
 
-    def _score(self, model: Any) -> list[scoring.Scored]:
-        """Score this process's share of the rows, and learn of the others'."""
+    def _score(self, model: Any) -> list[scoring.Scored] | None:
+        """Score this process's share of the rows, and learn of the others'.
+
+        Returns None if any process was asked to stop meanwhile.
+        """
         own = slice(self._peers.rank, None, self._peers.size)
-        scored = scoring.score(
-            model,
-            self._heldout[own],
-            batch_size=self._train.per_device_eval_batch_size,
-            pad_id=self._pad_id,
-        )
-        figures = torch.zeros(len(self._heldout), 2, dtype=torch.float64)
-        if scored:
-            figures[own] = torch.tensor([(row.nll, row.tokens) for row in scored]).double()
+        figures = torch.zeros(len(self._heldout) + 1, 2, dtype=torch.float64)
+        try:
+            scored = scoring.score(
+                model,
+                self._heldout[own],
+                batch_size=self._train.per_device_eval_batch_size,
+                pad_id=self._pad_id,
+                done=self._go_on,
+            )
+        except _StopError:
+            figures[-1] = 1
+        else:
+            pairs = [(row.nll, row.tokens) for row in scored]
+            figures[:-1][own] = torch.tensor(pairs).double().reshape(-1, 2)
         self._peers.add(figures)
-        return [scoring.Scored(nll, int(tokens)) for nll, tokens in figures.tolist()]
+        *rows, (stops, _) = figures.tolist()
+        return None if stops else [scoring.Scored(nll, int(tokens)) for nll, tokens in rows]
+
+    def _go_on(self, _rows: int) -> None:
+        if self._interruption.requested:
+            raise _StopError
+
+    def on_train_begin(
+        self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any
+    ) -> None:
+        step = state.global_step
+        if not self.measure(model, step):
+            raise QatuneError(f"stopped at step {step} of {state.max_steps} without progress")
 
     def on_pre_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
         self._rate = float(optimizer.param_groups[0]["lr"])
@@ -87,8 +121,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         last = step >= state.max_steps
         loss = self._journal.flush() if last or step % self._train.logging_steps == 0 else None
         self._progress.advance(1, **({} if loss is None else {"loss": loss}))
-        if last or step % self._train.eval_steps == 0:
-            self.measure(model, step)
+        self.measure(model, step)
         if self._asked_to_stop():
             control.should_training_stop = True
             control.should_save = self._peers.first

@@ -23,7 +23,8 @@ from qatune.model.answering import Answerer
 from qatune.model.engines import StaticEngine
 from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions, shard_records
-from qatune.store.artifacts import StageRun, earlier_heartbeat, lost_seconds
+from qatune.store.artifacts import StageRun
+from qatune.store.heartbeats import earlier_heartbeat, lost_seconds
 from qatune.store.objects import ObjectRef, verified
 from qatune.store.questions import Questions
 from qatune.store.shards import check_number, divide, heartbeat_name
@@ -124,12 +125,14 @@ def _answer_missing_parts(
             _stop(saved, work.total, moved=made > 0)
 
     for number, chunk in work.chunks():
+        done(0)
         if stage.store.stat(stage.key(work.shard.part(number))) is not None:
             bar.skip(len(chunk))
         else:
             if answerer is None:
                 answerer = _answerer(stage, model)
                 started = time.monotonic()
+                done(0)
             with stage.timed("working"):
                 rows = answerer.answer(chunk, done)
             _refuse_broken_engine(answerer, rows)

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qatune import config, interruption, log, recipe, scratch
-from qatune.errors import BadDataError, InterruptedRunError, QatuneError
+from qatune.errors import (
+    BadDataError,
+    InterruptedRunError,
+    NotAllowedError,
+    QatuneError,
+    UnavailableError,
+)
 from qatune.launch import Place
 from qatune.model import adapters, card, checks, devices, trainer
 from qatune.model.configs import load_config
@@ -27,7 +33,8 @@ from qatune.model.recorder import METRICS, Recorder
 from qatune.model.scoring import Row
 from qatune.model.uploads import Saved, uploading
 from qatune.store import checkpoints, sources
-from qatune.store.artifacts import StageRun, earlier_heartbeat, is_complete, lost_seconds
+from qatune.store.artifacts import StageRun, is_complete
+from qatune.store.heartbeats import earlier_heartbeat, lost_seconds
 from qatune.store.objects import fetch
 
 
@@ -186,6 +193,8 @@ class _Task:
     journal: Journal
     folder: Path
     """For what need not outlive this start."""
+    damaged: list[checkpoints.Checkpoint] = field(default_factory=list)
+    """Those that this start found so."""
 
     @property
     def steps(self) -> int:
@@ -215,6 +224,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         interruption.watched() as stop,
         _progress(task) as progress,
         uploading(partial(_send, task), saved) as uploads,
+        scratch.watched(task.folder),  # within: what has arrived makes room
     ):
         recorder = Recorder(
             task.journal,
@@ -230,8 +240,6 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         )
         taught = _trainer(task, model, loaded, recorder)
         recorder.trainer = taught
-        if resumed is None:
-            recorder.measure(model, 0)
         progress.skip(start)
         began = time.monotonic()
         if resumed is not None and start >= steps:
@@ -241,7 +249,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         uploads.wait()
         saved.step = task.peers.told(saved.step)
         done = max(taught.state.global_step, start)
-        if done < steps:
+        if done < steps or not recorder.measure(model, done):
             _stop(done, steps, moved=saved.moved)
         _count_speed(task, done - start, time.monotonic() - began)
 
@@ -267,7 +275,9 @@ def _resumed(task: _Task) -> Path | None:
     beat = earlier_heartbeat(stage.store, stage.key("progress.json"))
     newest = None
     if peers.first:
-        newest = checkpoints.newest(*where, folder, made_for, processes=peers.size)
+        newest = checkpoints.newest(
+            *where, folder, made_for, processes=peers.size, damaged=task.damaged.append
+        )
     found, path = newest or (None, None)
     found = peers.told(found)
     if found and not peers.first:
@@ -282,10 +292,16 @@ def _resumed(task: _Task) -> Path | None:
 
 
 def _send(task: _Task, step: int, folder: Path) -> None:
-    """Put a checkpoint into the store, and take away those that it makes superfluous."""
+    """Put a checkpoint into the store, and take away those that it makes superfluous.
+
+    It is safe whether or not they go: that is tried again with the next one.
+    """
     store, prefix = task.stage.store, task.checkpoints
     saved = checkpoints.save(store, prefix, step, folder, task.made_for, processes=task.peers.size)
-    checkpoints.prune(store, prefix, saved, task.train.save_total_limit)
+    try:
+        checkpoints.prune(store, prefix, saved, task.train.save_total_limit, task.damaged)
+    except (UnavailableError, NotAllowedError) as error:
+        log.get().warning("old checkpoints not deleted", reason=str(error))
 
 
 def _trainer(
