@@ -85,7 +85,7 @@ def test_two_workers_at_one_shard_cannot_harm_each_other(runs, every):
         time.sleep(draw.uniform(0, 0.2))
         heir = crashes.begun(place, crashes.starts[0], None)
         time.sleep(draw.uniform(0, 0.4))
-        together.append(zombie.is_alive() and heir.is_alive())
+        together.append(crashing.ended(zombie, 0) is None and crashing.ended(heir, 0) is None)
         zombie.kill()
         ends = [crashes.end_of(place, process) for process in (zombie, heir)]
         assert ends[-1] == DONE, crashes.said(place)

@@ -12,9 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import connection
 from pathlib import Path
 
 from qatune import recipe as recipes
@@ -25,6 +27,8 @@ from tests.support.mortal_store import Kill, MortalStore
 RUN = "tiny"
 DONE, KILLED = 0, -signal.SIGKILL
 _PATIENCE_SECONDS = 300
+_ONE_AT_A_TIME = threading.Lock()
+"""A start asks how all children are: of two threads that ask for one at once, one gets 255."""
 EVEN = {"qatune.store.heartbeats:EVERY_SECONDS": 1e9}
 """A patch that lets a slow start make as many calls as a quick one."""
 IMPATIENT = {
@@ -57,6 +61,14 @@ class Start:
     environment: dict = field(default_factory=dict)
     patches: dict = field(default_factory=lambda: EVEN)
     """Values of `module:name`, for what would take too long."""
+
+
+def ended(process, seconds: float | None = None) -> int | None:
+    """Wait so long for a process that was forked; return its exit code, None while it works."""
+    connection.wait([process.sentinel], seconds)
+    with _ONE_AT_A_TIME:
+        process.join(0)
+        return process.exitcode
 
 
 def forkserver():
@@ -144,22 +156,22 @@ class Crashes:
         process = self.begun(place, start, kill)
         if seconds is None:
             return self.end_of(place, process)
-        process.join(seconds)
-        process.kill()
-        process.join()
-        return process.exitcode
+        if ended(process, seconds) is None:
+            process.kill()
+        return ended(process)
 
     def end_of(self, place: Path, process) -> int:
-        process.join(_PATIENCE_SECONDS)
-        if process.exitcode is None:
+        code = ended(process, _PATIENCE_SECONDS)
+        if code is None:
             process.kill()
-        assert process.exitcode is not None, f"it hangs: {self.said(place)}"
-        return process.exitcode
+        assert code is not None, f"it hangs: {self.said(place)}"
+        return code
 
     def begun(self, place: Path, start: Start, kill: Kill | None):
         moved = replace(start, store=start.store or str(place / "store"))
         process = self._context.Process(target=work, args=(moved, kill, place / "counted"))
-        process.start()
+        with _ONE_AT_A_TIME:
+            process.start()
         return process
 
     def until_done(self, place: Path, ends: list[int]):

@@ -29,10 +29,11 @@ class MortalStore:
             self._counted.write_text(str(number))
         if self._kill == (number, False):
             os.kill(os.getpid(), signal.SIGKILL)
-        answer = getattr(self._store, name)(*arguments, **named)
-        if self._kill == (number, True):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answer
+        try:
+            return getattr(self._store, name)(*arguments, **named)
+        finally:  # an answer may be an error, such as that nothing is there
+            if self._kill == (number, True):
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def stat(self, key):
         return self._call("stat", key)
