@@ -1,11 +1,11 @@
 """Measure what checkpoints cost, and what a kill costs.
 
-    python scripts/bench/checkpoints.py [--steps 60] [--repeats 3]
+    python scripts/bench/checkpoints.py [--steps 60] [--repeats 3] [--kills 7]
 
 The demo's model and rows (`make demo` makes both), two trainings in turn: with a checkpoint each 20
-steps and with one at the end alone, which both have. Then one that is killed by SIGKILL some steps
-after a checkpoint, and started again: what it takes longer than one left alone, less the time since
-its last checkpoint, is what the new start costs. The store is a folder of this machine.
+steps and with one at the end alone, which both have. Then one that is killed by SIGKILL after its
+first checkpoint and started again, some times: how long until it goes on from there. That, and the
+time since the checkpoint, is what the kill costs. The store is a folder of this machine.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def start(
     settings = {"max_steps": steps, "save_steps": save_steps, "eval_steps": steps}
     sets = [part for name, value in settings.items() for part in ("--set", f"train.{name}={value}")]
     command = [QATUNE, stage, "--run", run, "--store", store, "--recipe", "demo", *sets]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def trained(store: Path, run: str, steps: int, save_steps: int) -> dict[str, float]:
@@ -39,26 +39,33 @@ def trained(store: Path, run: str, steps: int, save_steps: int) -> dict[str, flo
     return {"seconds": time.monotonic() - began, **_counted(store, run)}
 
 
-def killed(store: Path, run: str, steps: int) -> dict[str, float]:
-    """Train, be killed some steps after the first checkpoint, and train on."""
-    _ended(start("preprocess", store, run, steps, EVERY))
-    began = time.monotonic()
-    process = start("train", store, run, steps, EVERY)
+def killed(store: Path, run: str, kills: int) -> list[float]:
+    """Train to a checkpoint, then be killed and start again; return the seconds of each start."""
+    _ended(start("preprocess", store, run, EVERY * 2, EVERY))
+    process = start("train", store, run, EVERY * 2, EVERY)
     head = store / "runs" / run / "train" / "checkpoints"
     while not any(head.glob("step-*/*/checkpoint.json")):
         time.sleep(0.05)
-    saved = time.monotonic()
-    time.sleep((saved - began) / 4)  # some steps of the next twenty
+    seconds = []
+    for _ in range(kills):
+        process.kill()
+        process.wait()
+        began = time.monotonic()
+        process = start("train", store, run, EVERY * 2, EVERY)
+        assert process.stdout
+        while b"going on from a checkpoint" not in (line := process.stdout.readline()):
+            if not line:
+                raise SystemExit("it did not go on from its checkpoint")
+        seconds.append(time.monotonic() - began)
     process.kill()
     process.wait()
-    since = time.monotonic() - saved
-    _ended(start("train", store, run, steps, EVERY))
-    return {"seconds": time.monotonic() - began, "since": since}
+    return seconds
 
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
-    if process.wait():
-        raise SystemExit(f"{process.args}: ended with {process.returncode}; run make demo first")
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args}: {said.decode()}; run make demo first")
 
 
 def _counted(store: Path, run: str) -> dict[str, float]:
@@ -76,29 +83,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=7)
     asked = parser.parse_args()
-    often, once, lost = [], [], []
+    often, once = [], []
     with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
         store = Path(name)
         for turn in range(asked.repeats):
             often.append(trained(store, f"often-{turn}", asked.steps, EVERY))
             once.append(trained(store, f"once-{turn}", asked.steps, asked.steps))
-            lost.append(killed(store, f"killed-{turn}", asked.steps))
-            extra = lost[-1]["seconds"] - often[-1]["seconds"]
-            print(json.dumps({"often": often[-1], "once": once[-1], "killed": lost[-1]}))
-            print(f"lost {extra:.1f} s, {lost[-1]['since']:.1f} s of it since the checkpoint")
+            print(json.dumps({"often": often[-1], "once": once[-1]}), flush=True)
+        starts = killed(store, "killed", asked.kills)
     ratios = [
         one["training"] / other["training"] - 1 for one, other in zip(often, once, strict=True)
     ]
     waits = [one["waited"] / one["training"] for one in often]
-    starts = [
-        gone["seconds"] - one["seconds"] - gone["since"]
-        for gone, one in zip(lost, often, strict=True)
-    ]
     print(f"every {EVERY} steps: waiting {statistics.median(waits):.2%} of training (median)")
     print(f"training longer than with one checkpoint: {', '.join(f'{r:+.2%}' for r in ratios)}")
-    costs = ", ".join(f"{seconds:.1f} s" for seconds in starts)
-    print(f"a kill costs beyond the time since its checkpoint: {costs}")
+    print(
+        f"start after a kill: median {statistics.median(starts):.1f} s, "
+        f"{min(starts):.1f} to {max(starts):.1f} s in {len(starts)}"
+    )
 
 
 if __name__ == "__main__":
