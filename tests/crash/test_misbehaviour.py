@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 from tests.support import crashing, faulty_s3
-from tests.support.crashing import DONE
 from tests.support.misbehaviour import Misbehaviour
 
 from qatune import STAGES
@@ -19,18 +18,6 @@ def server():
         yield server
 
 
-def until_done(crashes, place, starts, tries=30):
-    ends = []
-    for start in starts:
-        for _ in range(tries):
-            ends.append(crashes.once(place, start, None))
-            if ends[-1] == DONE:
-                break
-            assert ends[-1] in STOPPED, crashes.said(place)
-        assert ends[-1] == DONE, crashes.said(place)
-    return ends
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, server, stage):
     crashes = runs.crashes(stage)
@@ -42,7 +29,8 @@ def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, serve
         server.earlier.clear()
         starts = crashing.in_bucket(crashes, server, place)
         server.plan = Misbehaviour(f"{stage}:{seed}")
-        ends = until_done(crashes, place, starts)
+        ends = []
+        crashes.until_done(place, ends, starts, stops=STOPPED, tries=30)
         drawn += server.plan.drawn
         server.plan = None
         found = crashing.left(server, stage)
@@ -61,4 +49,4 @@ def test_clocks_an_hour_apart_are_named_and_then_it_goes_on(runs, server, stage)
     assert crashes.once(place, starts[0], None) == UnavailableError.exit_code
     assert "clock and the server's differ" in crashes.said(place)
     server.skew = 0
-    until_done(crashes, place, starts, tries=1)
+    crashes.until_done(place, [], starts, tries=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tests.support import crashing, faulty_s3
 from tests.support.faulty_s3 import Fault
+from tests.support.waiting import wait_for
 
 INTERRUPTED = 130
 AT_ONCE_SECONDS = 3.0
@@ -30,7 +31,7 @@ def test_a_second_signal_waits_for_no_upload(runs):
         process = crashing.fresh(start, place)
         assert asked.wait(60), crashes.said(place)
         process.send_signal(signal.SIGTERM)
-        crashing.wait_for(lambda: "SIGTERM: saving what is done" in crashes.said(place), 30)
+        wait_for("a line", 30, lambda: "SIGTERM: saving what is done" in crashes.said(place))
         assert process.poll() is None
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)

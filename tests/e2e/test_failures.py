@@ -6,6 +6,7 @@ import os
 import pytest
 from tests.support import e2e
 from tests.support.qatune_command import qatune
+from tests.support.waiting import wait_for
 
 QUICK = {"max_steps": 4, "save_steps": 2, "eval_steps": 4}
 
@@ -80,11 +81,11 @@ def test_a_run_at_work_is_neither_ended_nor_doubled(namespace, values):
 
 def test_a_deleted_job_comes_back_with_an_upgrade(namespace, values):
     namespace.kubectl("delete", "job", namespace.jobs("fixed")["preprocess"]["metadata"]["name"])
-    e2e.wait_for("its absence", 30, lambda: "preprocess has no Job" in explain(namespace, "fixed"))
+    wait_for("its absence", 30, lambda: "preprocess has no Job" in explain(namespace, "fixed"))
     shown = qatune("status", "fixed", "--namespace", namespace.name).stdout
     assert "gone" in shown
     namespace.install("fixed", values, "stages.preprocess.gpu.count=99", command="upgrade")
-    e2e.wait_for(
+    wait_for(
         "its release", 60, lambda: not namespace.jobs("fixed")["preprocess"]["spec"]["suspend"]
     )
     assert e2e.condition(namespace.jobs("fixed")["coordinator"]) is None
@@ -110,10 +111,10 @@ def test_a_stage_that_a_rollback_suspended_is_released_again(namespace, values):
         job = namespace.jobs("rolled")["preprocess"]
         return not job["spec"]["suspend"] and job["metadata"]["annotations"]["qatune/released-at"]
 
-    first = e2e.wait_for("the release", 60, released)
+    first = wait_for("the release", 60, released)
     e2e.run("helm", "upgrade", "rolled", chart, *old, *given, "--set", "run.note=x")
     e2e.run("helm", "rollback", "rolled", "1", *old)
-    e2e.wait_for("another release", 60, lambda: (again := released()) and again != first)
+    wait_for("another release", 60, lambda: (again := released()) and again != first)
     namespace.uninstall("rolled")
 
 
@@ -122,7 +123,7 @@ def test_a_pod_that_no_node_can_take_is_explained(namespace):
         said = explain(namespace, "fixed")
         return "99 nvidia.com/gpu" in said and said
 
-    said = e2e.wait_for("the reason", 30, told)
+    said = wait_for("the reason", 30, told)
     assert said.startswith("preprocess waits for"), said
     namespace.uninstall("fixed")
 
@@ -181,7 +182,7 @@ def test_a_parked_job_is_admitted_by_kueue_alone(namespace, values):
         job = namespace.jobs("kueue")["preprocess"]
         return job["metadata"]["labels"][label] == "gpus" and job
 
-    job = e2e.wait_for("the label of the queue", 60, asked)
+    job = wait_for("the label of the queue", 60, asked)
     assert job["spec"]["suspend"] is True
     assert "Kueue queue gpus" in explain(namespace, "data")
     placed = {"spec": {"tolerations": [{"key": "flavor", "operator": "Exists"}]}}

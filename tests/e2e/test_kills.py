@@ -17,6 +17,7 @@ from tests.support import e2e
 from tests.support.chart import STAGES
 from tests.support.crashing import OF_THE_MOMENT
 from tests.support.qatune_command import qatune
+from tests.support.waiting import wait_for
 
 STEPS, SAVE = 48, 6
 SHARDS, CHUNKS, ROWS = 2, 24, 4
@@ -62,7 +63,7 @@ class Killer:
             fresh = [pod for pod in pods if pod["metadata"]["uid"] not in known and at_work(pod)]
             return len(fresh) == count and fresh
 
-        pods = e2e.wait_for(f"{count} pods of {component}", 120, found, pause=0.2)
+        pods = wait_for(f"{count} pods of {component}", 120, found)
         known |= {pod["metadata"]["uid"] for pod in pods}
         return pods
 
@@ -96,7 +97,7 @@ class Killer:
         (pod,) = self.running("train")
         log = self.namespace.follow(name(pod))
         before = self.saved()  # by a pod that has ended: only one trains at a time
-        e2e.wait_for("a new checkpoint", 120, lambda: self.saved() > before, pause=0.2)
+        wait_for("a new checkpoint", 120, lambda: self.saved() > before)
         saved = self.saved()
         manner(pod, *others)
         self.starts.append(Start(manner.__name__, saved, log.communicate(timeout=60)[0]))
@@ -154,7 +155,7 @@ def killer(bucket, namespace, tmp_path_factory):
     killer.train(killer.delete, *killer.running("coordinator"))
     killer.train(killer.drain)
     pods = killer.running("generate", SHARDS) + killer.running("coordinator")
-    killer.parts = e2e.wait_for("parts of each shard", 60, killer.answered, pause=0.2)
+    killer.parts = wait_for("parts of each shard", 60, killer.answered)
     killer.delete(*pods)
     coordinator = killer.running("coordinator")  # or evaluate would be over when there is one
     killer.force(*killer.running("evaluate"), *coordinator)

@@ -17,6 +17,7 @@ from itertools import pairwise
 import pytest
 from tests.support import e2e
 from tests.support.chart import STAGES
+from tests.support.waiting import wait_for
 
 from qatune.store import manifests
 from qatune.store.manifests import manifest_key
@@ -260,7 +261,7 @@ def identities(walk):
 def test_uninstall_leaves_nothing_here_and_the_run_there(walk):
     before = dict.fromkeys(walk.bucket.store.keys("runs/mine/"))
     walk.do(remaining("helm uninstall"))
-    e2e.wait_for("an empty namespace", 120, lambda: not leftovers(walk.namespace))
+    wait_for("an empty namespace", 120, lambda: not leftovers(walk.namespace))
     assert dict.fromkeys(walk.bucket.store.keys("runs/mine/")) == before
     assert manifest_key("mine", "evaluate") in before
 

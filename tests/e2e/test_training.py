@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tests.support import e2e
+from tests.support.waiting import wait_for
 
 ONLY_TRAIN = ("stages.generate.enabled=false", "stages.evaluate.enabled=false")
 STEPS = 24
@@ -33,7 +34,7 @@ def _trouble(bucket, namespace):
     (coordinator,) = namespace.pods("two", "coordinator")
     namespace.kubectl("delete", "pod", coordinator["metadata"]["name"], "--wait=false")
     prefix = "runs/two/train/checkpoints/"
-    e2e.wait_for("a checkpoint", 300, lambda: list(bucket.store.keys(prefix)))
+    wait_for("a checkpoint", 300, lambda: list(bucket.store.keys(prefix)))
     pods = namespace.pods("two", "train")
     name = next(
         pod["metadata"]["name"]

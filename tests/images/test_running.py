@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import e2e
+from tests.support.waiting import wait_for
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 MODULES = {
@@ -112,7 +113,7 @@ def said(namespace, name):
         phase = namespace.get("pod", name)["status"]["phase"]
         return phase if phase in {"Succeeded", "Failed"} else None
 
-    phase = e2e.wait_for(f"the end of {name}", 120, ended)
+    phase = wait_for(f"the end of {name}", 120, ended)
     output = namespace.kubectl("logs", name).stdout
     assert phase == "Succeeded", output
     return output.splitlines()

@@ -11,6 +11,7 @@ import yaml
 from tests.support import e2e
 from tests.support.chart import of, render
 from tests.support.manifests import K8S, objects
+from tests.support.waiting import wait_for
 
 CRDS = Path(__file__).with_name("kueue-crds.yaml")
 SEAWEED = "localhost/qatune-test-seaweed:4.48"
@@ -152,7 +153,7 @@ def test_a_run_writes_to_the_trial_s3_and_reads_from_it(namespace, tmp_path, sea
     namespace.kubectl("rollout", "status", "statefulset/s3", "--timeout=60s")
     assert written(namespace, "first") == "Succeeded"
     namespace.kubectl("exec", "s3-0", "--", "sh", "-c", "kill 1")
-    e2e.wait_for("the server's second start", 60, lambda: restarted(namespace))
+    wait_for("the server's second start", 60, lambda: restarted(namespace))
     assert written(namespace, "after-a-restart") == "Succeeded"
 
 
@@ -180,6 +181,6 @@ def written(namespace, name):
         phase = namespace.get("pod", name)["status"]["phase"]
         return phase if phase in {"Succeeded", "Failed"} else None
 
-    phase = e2e.wait_for(f"the end of {name}", 60, ended)
+    phase = wait_for(f"the end of {name}", 60, ended)
     assert phase == "Succeeded", namespace.kubectl("logs", name).stdout
     return phase

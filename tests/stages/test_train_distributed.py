@@ -10,7 +10,8 @@ from contextlib import nullcontext
 import pytest
 from safetensors.torch import load
 from tests.support import tiny, training
-from tests.support.group import child, command, ends, free_port, listens, pods, started, wait_for
+from tests.support.group import child, command, ends, free_port, listens, pods, started
+from tests.support.waiting import wait_for
 
 from qatune.config import Lora
 from qatune.errors import InterruptedRunError
@@ -116,7 +117,7 @@ def uninterrupted(llama, tmp_path_factory):
 def test_stopped_and_killed_pods_end_as_processes_left_alone(llama, tmp_path, uninterrupted):
     store = prepared(tmp_path, long_recipe(llama))
     with pods(tmp_path) as both:
-        wait_for(lambda: complete_checkpoints(store))
+        wait_for("a checkpoint", 60, lambda: complete_checkpoints(store))
         both[1].terminate()
         for code, line in ends(both):
             assert code == 75
@@ -124,7 +125,7 @@ def test_stopped_and_killed_pods_end_as_processes_left_alone(llama, tmp_path, un
     stopped = complete_checkpoints(store)[-1]
     assert stopped < 150
     with pods(tmp_path) as both:
-        wait_for(lambda: complete_checkpoints(store)[-1] > stopped)
+        wait_for("another", 60, lambda: complete_checkpoints(store)[-1] > stopped)
         os.kill(child(both[1]), signal.SIGKILL)
         (_, _), (code, line) = ends(both, timeout=20)
         assert (code, "was ended by SIGKILL" in line) == (70, True)
@@ -160,7 +161,7 @@ def test_a_pod_that_waits_for_its_peers_heeds_a_signal(llama, tmp_path):
     port = str(free_port())
     given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "QATUNE_NODES": "2"}
     with started(command(tmp_path), **given) as first:
-        wait_for(lambda: listens(int(port)))
+        wait_for("the meeting", 60, lambda: listens(int(port)))
         first.terminate()
         assert ends([first], timeout=10) == [(143, "qatune: SIGTERM; run the same command again")]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from tests.support import verifiable
 from tests.support.qatune_command import fails, qatune
-from tests.support.verifiable import MINE, MODEL, OTHER, TORN, copied, flipped, replaced
+from tests.support.verifiable import MINE, MODEL, OTHER, TORN, copied, fault, flipped, replaced
 
 from qatune import STAGES, recipe
 from qatune.errors import MissingInputError
@@ -27,15 +27,6 @@ def store(finished):
 
 def verified(store, run=MINE):
     return dict(verify(store, run))
-
-
-def fault(store, run=MINE):
-    """Return what is said of the first fault, which is of one kind always."""
-    with pytest.raises(MissingInputError) as caught:
-        verified(store, run)
-    assert caught.value.exit_code == 66
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["memory", "folder", "s3"])

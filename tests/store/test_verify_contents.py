@@ -13,6 +13,7 @@ from tests.support.verifiable import (
     OTHER,
     as_lines,
     copied,
+    fault,
     flipped,
     forged,
     json_lines,
@@ -20,7 +21,6 @@ from tests.support.verifiable import (
     replaced,
 )
 
-from qatune.errors import MissingInputError
 from qatune.store import manifests
 from qatune.store.memory import MemoryStore
 from qatune.store.shard_records import Record
@@ -39,12 +39,6 @@ METRICS = f"runs/{MINE}/train/metrics.jsonl"
 @pytest.fixture
 def store(finished):
     return copied(finished, MemoryStore())
-
-
-def fault(store, run=MINE):
-    with pytest.raises(MissingInputError) as caught:
-        list(verify(store, run))
-    return str(caught.value)
 
 
 def record(store):

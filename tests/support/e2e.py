@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from qatune.store import manifests
 from qatune.store.opening import open_store
 from tests.support.tiny import tiny_gpt2
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "qatune-e2e"
@@ -44,16 +44,6 @@ def run(*command, stdin=None, check=True, timeout=300):
     )  # fmt: skip
     assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done
-
-
-def wait_for(what, seconds, check, pause=0.5):
-    """Ask, twice a second or as often as `pause` says, until the answer is true; return it."""
-    end = time.monotonic() + seconds
-    while True:
-        if found := check():
-            return found
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(pause)
 
 
 @dataclass

@@ -4,11 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.support import training
+from tests.support.waiting import wait_for
 
 QATUNE = Path(sys.executable).with_name("qatune")
 
@@ -72,17 +72,8 @@ def ends(processes, timeout=120):
     return found
 
 
-def wait_for(condition, timeout=60):
-    """Wait until the condition holds, and return what it found."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
 def child(process):
     """The one process that this one has started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    (pid,) = wait_for(lambda: children.read_text().split())
+    (pid,) = wait_for("a child", 60, lambda: children.read_text().split())
     return int(pid)

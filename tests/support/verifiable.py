@@ -11,11 +11,13 @@ import json
 import pytest
 
 from qatune import STAGES, recipe
+from qatune.errors import MissingInputError
 from qatune.store import hub, manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.memory import MemoryStore
 from qatune.store.objects import describe_source
 from qatune.store.shard_records import Record
+from qatune.store.verification import verify
 from tests.support.tiny import tiny_llama
 
 MINE, OTHER = "mine", "other"
@@ -88,6 +90,15 @@ def copied(store, into):
 def flipped(data, position):
     """Turn one bit of one byte round."""
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+def fault(store, run=MINE):
+    """Return what `qatune verify` says of the first fault, which is of one kind always."""
+    with pytest.raises(MissingInputError) as caught:
+        list(verify(store, run))
+    assert caught.value.exit_code == 66
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def replaced(store, key, data):
