@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from tests.support import crashing
 from tests.support.crashing import DONE
 
-from qatune import scratch
+from qatune import STAGES, scratch
 from qatune.errors import UnavailableError
 from qatune.store.opening import open_store
 
-STAGES = ("preprocess", "train", "generate")
+NEED_ROOM = ("preprocess", "train", "generate")
+"""Stages with temporary files: evaluate has none."""
 KIB = 1024
 FULL = r"the disk is full; make room or set TMPDIR"
 
@@ -36,7 +37,7 @@ def disk(folder):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", NEED_ROOM)
 def test_no_room_for_temporary_files(runs, tmp_path, stage):
     crashes = runs.crashes(stage)
     wanted, _ = crashes.alone()
