@@ -93,6 +93,13 @@ def test_summary_is_plain_text(capsys):
     assert shown.count("What does") == 3
 
 
+def test_summary_names_the_report_on_one_line(tmp_path, capsys):
+    folder = tmp_path / ("deep" * 30)
+    print_summary(made.finished(store=FolderStore(str(folder))), made.RUN)
+    line = f"report: {folder}/runs/{made.RUN}/evaluate/report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+
+
 def test_summary_drops_what_steers_a_terminal(capsys):
     (row,) = made.answered(1)
     text = "a\x1b[31mb\u202ecd"

@@ -23,10 +23,14 @@ def print_summary(store: Store, run: str) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_ELSEWHERE
-    Console(file=sys.stdout, width=width, highlight=False).print(summary(store, run))
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    console.print(_summary(store, run))
+    # Never broken over two lines: it is there to be copied.
+    line = f"report: {store.uri}/runs/{run}/evaluate/report.html"
+    console.print(line, markup=False, soft_wrap=True)
 
 
-def summary(store: Store, run: str) -> "Group":
+def _summary(store: Store, run: str) -> "Group":
     """Build the summary; raise MissingInputError for a run that is not finished."""
     from rich.console import Group
     from rich.text import Text
@@ -39,7 +43,6 @@ def summary(store: Store, run: str) -> "Group":
     if isinstance(before, float) and isinstance(after, float):
         parts.append(Text(f"held-out loss {figures.change(before, after)}", style="bold"))
     parts += [_measures(metrics), _answers(chosen(found.answered))]
-    parts.append(Text(f"report: {store.uri}/runs/{run}/evaluate/report.html"))
     return Group(*parts)
 
 
