@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 setup: $(VENV)/installed ## make the virtual environment: every dependency, pinned
 
 .PHONY: demo
-demo: setup $(DEMO_CSV) $(DEMO_MODEL)/config.json ## the whole pipeline on real input: four to six minutes on two cores
+demo: setup $(DEMO_CSV) $(DEMO_MODEL)/config.json ## the whole pipeline on real input: four to eight minutes on two cores
 	$(BIN)/qatune run demo --store qatune-store
 	@echo
 	@echo 'Ask it yourself:  $(BIN)/qatune ask demo "What does textwrap.dedent do?"'
