@@ -106,6 +106,4 @@ def test_no_room_in_the_store(runs, tmp_path, stage):
         assert ends[0] == UnavailableError.exit_code
         assert "is full; free space and run the same command again" in crashes.said(place)
         assert ends[-1] == DONE
-        found = crashing.results(open_store(starts[0].store), stage)
-        crashes.tally.add(stage, "a full disk", ends, differ=int(found != wanted))
-        assert found == wanted, crashing.differences(found, wanted)
+        crashes.judge(place, ends, "a full disk", wanted, open_store(starts[0].store))

@@ -1,7 +1,5 @@
 """A bucket that misbehaves: every stage ends rightly, or stops by its code and goes on later."""
 
-import shutil
-
 import pytest
 from tests.support import crashing, faulty_s3
 from tests.support.misbehaviour import Misbehaviour
@@ -33,10 +31,7 @@ def test_a_bucket_that_misbehaves_costs_time_and_nothing_else(runs, every, serve
         crashes.until_done(place, ends, starts, stops=STOPPED, tries=30)
         drawn += server.plan.drawn
         server.plan = None
-        found = crashing.left(server, stage)
-        crashes.tally.add(stage, "a bucket that misbehaves", ends, differ=int(found != wanted))
-        assert found == wanted, crashing.differences(found, wanted)
-        shutil.rmtree(place)
+        crashes.judge(place, ends, "a bucket that misbehaves", wanted, crashing.bucket_of(server))
     assert len(set(drawn)) >= (5 if every else 1), sorted(set(drawn))
 
 

@@ -42,4 +42,4 @@ def test_a_second_signal_waits_for_no_upload(runs):
         assert not [key for key in server.objects if "/adapter/" in key]
         assert crashes.once(place, replace(start), None) == crashing.DONE
         assert "step=2" in crashes.said(place)  # what it went on from
-        assert crashing.left(server, "train") == wanted
+        assert crashing.results(crashing.bucket_of(server), "train") == wanted

@@ -190,9 +190,12 @@ class Crashes:
         shutil.copytree(self._template, place / "store")
         return place
 
-    def judge(self, place: Path, ends: list[int], how: str, wanted: dict):
-        """Hold the results against those of the run left alone; forget the place if they agree."""
-        found = results(open_store(str(place / "store")), self.stage)
+    def judge(self, place: Path, ends: list[int], how: str, wanted: dict, store=None):
+        """Hold the results against those of the run left alone; forget the place if they agree.
+
+        They are in the place's own store unless another is given.
+        """
+        found = results(store or open_store(str(place / "store")), self.stage)
         self.tally.add(self.stage, how, ends, differ=int(found != wanted))
         assert found == wanted, f"{how}: {differences(found, wanted)} {self.said(place)}"
         shutil.rmtree(place)
@@ -277,8 +280,9 @@ def in_bucket(crashes, server, place):
     ]
 
 
-def left(server, stage):
+def bucket_of(server):
+    """Return the bucket of a server that is a part of the test, past its faults."""
     store = MemoryStore()
     for key, data in server.objects.items():
         store.create(key.removeprefix("p/"), data)
-    return results(store, stage)
+    return store
