@@ -151,6 +151,10 @@ class Train(Section):
     """Stop after so many steps; 0 leaves it to `num_train_epochs`."""
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """`group_by_length` puts rows of like length into one batch, which saves padding."""
+    packing: bool = True
+    """Lay a step's rows end to end, each seeing itself alone, instead of padding them: the same
+    steps, with nothing computed for padding. A pack takes at most as many tokens as
+    `per_device_train_batch_size` rows of `max_length`."""
     max_length: Whole = Field(1024, gt=0)
     """Longer rows are cut on the right, and counted. At most the model's positions."""
     completion_only_loss: bool = True

@@ -51,6 +51,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         self._uploads, self._interruption, self._progress = uploads, interruption, progress
         self._peers, self._saved, self._spent = peers, saved, spent
         self._rate = self._save_began = 0.0
+        self.measuring = 0.0
+        """Seconds that went into the held-out loss."""
         self.trainer: Any = None
 
     def measure(self, model: Any, step: int) -> bool:
@@ -61,7 +63,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         due = step == self.trainer.args.max_steps or step % self._train.eval_steps == 0
         if not due or self._journal.has_heldout(step):
             return True
+        began = time.monotonic()
         scored = self._score(model)
+        self.measuring += time.monotonic() - began
         if scored is None:
             return False
         loss = scoring.mean(scored)

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 from qatune import config
 from qatune.model import adapters
-from qatune.model.batches import IGNORED, Collator, EpochBatches
+from qatune.model.batches import IGNORED, Collator, EpochSteps
 from qatune.model.distributed import Peers
 from qatune.model.loading import LoadedModel
 from qatune.model.scoring import logits
@@ -36,9 +36,8 @@ def total_steps(rows: int, train: config.Train, processes: int) -> int:
     """Count the optimizer steps of the whole training."""
     if train.max_steps:
         return train.max_steps
-    batches = math.ceil(rows / (train.per_device_train_batch_size * processes))
-    an_epoch = math.ceil(batches / train.gradient_accumulation_steps)
-    return math.ceil(train.num_train_epochs * an_epoch)
+    in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps * processes
+    return math.ceil(train.num_train_epochs * math.ceil(rows / in_step))
 
 
 def optimizer_name(wanted: str, device: str, note: Callable[[str], None]) -> str:
@@ -63,8 +62,10 @@ def settings(
         warmup_steps=math.ceil(steps * train.warmup_ratio),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        per_device_train_batch_size=train.per_device_train_batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        # For the library a step is one batch; how it is divided is AdapterTrainer's matter.
+        per_device_train_batch_size=(
+            train.per_device_train_batch_size * train.gradient_accumulation_steps
+        ),
         activation_checkpointing=train.gradient_checkpointing,
         # Autocast lets the float32 adapter multiply in 16 bits, too.
         bf16=loaded.dtype == "bfloat16",
@@ -87,13 +88,10 @@ def settings(
     return settings
 
 
-def answer_nll(
-    self: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_: Any
-) -> dict[str, Tensor]:
+def answer_nll(self: Any, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
     """Forward of a causal model that returns the supervised tokens' summed loss, not logits."""
-    hidden = self.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    ).last_hidden_state[:, :-1]
+    given = {name: value for name, value in inputs.items() if value is not None}
+    hidden = self.base_model(**given, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     supervised = wanted != IGNORED
     chunks = zip(
@@ -125,16 +123,24 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         args: SFTConfig,
         tokenizer: Any,
         limit: int,
+        packed: bool,
         callbacks: Sequence[Any],
         peers: Peers,
     ) -> None:
-        self._peers, self._seed, self._batch = peers, train.seed, 0
-        self._batches = EpochBatches([min(length, limit) for length in lengths], train, peers)
+        self._peers, self._seed = peers, train.seed
+        self._steps = EpochSteps([min(length, limit) for length in lengths], train, peers)
+        self.tokens = self.positions = 0
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows,
-            data_collator=Collator(tokenizer.pad_token_id, limit, train.completion_only_loss),
+            data_collator=Collator(
+                tokenizer.pad_token_id,
+                limit,
+                rows=train.per_device_train_batch_size,
+                completion_only=train.completion_only_loss,
+                packed=packed,
+            ),
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
@@ -162,33 +168,32 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor
     ) -> Tensor:
-        self._draw_anew()
-        if inputs.pop("supervised"):
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        else:
-            loss = self._nothing_to_learn()
-        self.step_loss += loss
+        """Take the step's parts one by one; the sum of their gradients is the step's."""
+        for number, part in enumerate(inputs["parts"]):
+            self._draw_anew(number)
+            self.step_loss += super().training_step(model, part, num_items_in_batch)
+        if not inputs["parts"]:
+            self._nothing_to_learn()
+        self.tokens += inputs["tokens"]
+        self.positions += inputs["positions"]
         self.step_tokens = num_items_in_batch
-        if self.accelerator.sync_gradients:
-            self._add_up()
-        return loss
+        self._add_up()
+        return self.step_loss
 
-    def _draw_anew(self) -> None:
-        """Make the draws of dropout a function of step, process and batch.
+    def _draw_anew(self, part: int) -> None:
+        """Make the draws of dropout a function of step, process and part.
 
         So a restart needs no state of generators, wherever it is, and no two processes have the
         same masks.
         """
-        place = f"{self._seed}:{self.state.global_step}:{self._peers.rank}:{self._batch}"
-        self._batch += 1
+        place = f"{self._seed}:{self.state.global_step}:{self._peers.rank}:{part}"
         digest = hashlib.sha256(place.encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:_SEED_BYTES], "little", signed=True))
 
-    def _nothing_to_learn(self) -> Tensor:
-        """Stand in for a batch without rows, with all that a batch does but the gradients."""
+    def _nothing_to_learn(self) -> None:
+        """Stand in for a step without rows, with all that one does but the gradients."""
         loss = torch.zeros((), device=self.args.device, requires_grad=True)
         self.accelerator.backward(loss)  # in float16 it prepares the scale of the gradients
-        return loss.detach()
 
     def _add_up(self) -> None:
         """Make loss and gradients those of all processes together."""
@@ -208,7 +213,6 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Tensor:
         """Count the supervised tokens of the step that begins, over all processes."""
-        self._batch = 0
         (tokens,) = self._peers.totals(sum(batch["supervised"] for batch in batch_samples))
         return torch.tensor(float(tokens), device=device)
 
@@ -224,7 +228,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         return self.accelerator.prepare(
             DataLoader(
                 self.train_dataset,
-                batch_sampler=self._batches,
+                batch_sampler=self._steps,
                 collate_fn=self.data_collator,
                 pin_memory=self.args.dataloader_pin_memory,
             )

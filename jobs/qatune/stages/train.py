@@ -11,42 +11,27 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from qatune import config, interruption, log, recipe, scratch
 from qatune.errors import (
-    BadDataError,
     InterruptedRunError,
     NotAllowedError,
     QatuneError,
     UnavailableError,
 )
 from qatune.launch import Place
-from qatune.model import adapters, card, checks, devices, trainer
+from qatune.model import adapters, card, devices, trainer, training_rows
+from qatune.model.attention import attend_by_rows
 from qatune.model.configs import load_config
 from qatune.model.distributed import LostPeerError, Peers, join
 from qatune.model.journal import Journal, write_tensorboard
 from qatune.model.loading import LoadedModel, load_model, prepare_process
 from qatune.model.recorder import METRICS, Recorder
-from qatune.model.scoring import Row
+from qatune.model.training_rows import TrainingRows
 from qatune.model.uploads import Saved, uploading
 from qatune.store import checkpoints, sources
 from qatune.store.artifacts import StageRun, is_complete
 from qatune.store.heartbeats import earlier_heartbeat, lost_seconds
-from qatune.store.objects import fetch
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Columns input_ids and answer_start of all training rows, and the held-out ones."""
-
-    train: pa.Table
-    lengths: np.ndarray
-    heldout: list[Row]
-    limit: int
-    """Tokens of a row that are used."""
 
 
 def run(stage: StageRun, place: Place | None = None) -> None:
@@ -77,7 +62,7 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
             found = sources.base_model(stage.store, stage.run, spec)
             files = found.files()
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
-            rows = _checked_rows(stage, load_config(found.path), folder)
+            rows = training_rows.read(stage, load_config(found.path), folder)
             stage.used(files)
             loaded = load_model(found.path, spec, stage.note, for_training=True)
         base = adapters.Base(
@@ -112,60 +97,6 @@ def _losses_explained(saved: Saved) -> Iterator[None]:
         ) from error
 
 
-def _checked_rows(stage: StageRun, model_config: Any, folder: Path) -> _Rows:
-    """Read the rows and find what would fail later, before any weights are read."""
-    train = stage.recipe.train
-    checks.check_target_modules(train.lora.target_modules, checks.skeleton(model_config))
-    table = _read_rows(stage, "train-", folder)
-    heldout = _read_rows(stage, "test-", folder)
-    if not len(table):
-        raise BadDataError("there is no row to train on: all were rejected or are held out")
-    limit = checks.sequence_limit(train.max_length, model_config)
-    if limit < train.max_length:
-        stage.note(f"train.max_length {train.max_length} is capped to the model's {limit}")
-    lengths = _lengths(table)
-    for part in (table, heldout):
-        checks.check_lengths(_lengths(part), model_config)
-        checks.check_vocabulary(_largest_id(part), model_config)
-    if train.completion_only_loss:
-        checks.check_supervised(lengths, table["answer_start"].to_numpy(), limit)
-    cut = int((lengths > limit).sum())
-    stage.counters["truncated_rows"] = cut
-    if cut:
-        stage.note(f"{cut} rows are cut to {limit} tokens: they lose the end of their answer")
-    return _Rows(table, lengths, _scoring_rows(heldout), limit)
-
-
-def _read_rows(stage: StageRun, prefix: str, folder: Path) -> pa.Table:
-    """Fetch and verify the parquet parts of one side of the split."""
-    refs = stage.parent("preprocess").outputs_like(".parquet", prefix)
-    stage.used(refs)
-    columns = {"input_ids": pa.list_(pa.int32()), "answer_start": pa.int32()}
-    tables = [pa.schema(columns).empty_table()]
-    for ref in refs:
-        path = fetch(stage.store, ref, folder / "rows" / ref.key.rsplit("/", 1)[-1])
-        tables.append(pq.read_table(path, columns=list(columns)).cast(pa.schema(columns)))
-        path.unlink()
-    return pa.concat_tables(tables)
-
-
-def _lengths(table: pa.Table) -> np.ndarray:
-    lengths: np.ndarray = pc.list_value_length(table["input_ids"]).to_numpy()
-    return lengths
-
-
-def _largest_id(table: pa.Table) -> int:
-    return pc.max(pc.list_flatten(table["input_ids"])).as_py() or 0
-
-
-def _scoring_rows(table: pa.Table) -> list[Row]:
-    starts = table["answer_start"].to_pylist()
-    return [
-        (ids.values.to_numpy(), start)
-        for ids, start in zip(table["input_ids"], starts, strict=True)
-    ]
-
-
 def _describe_model(stage: StageRun, loaded: LoadedModel, model: Any) -> None:
     trainable, total = adapters.parameter_counts(model)
     footprint = int(model.get_memory_footprint())
@@ -189,7 +120,7 @@ class _Task:
     stage: StageRun
     peers: Peers
     saved: Saved
-    rows: _Rows
+    rows: TrainingRows
     journal: Journal
     folder: Path
     """For what need not outlive this start."""
@@ -251,7 +182,8 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         done = max(taught.state.global_step, start)
         if done < steps or not recorder.measure(model, done):
             _stop(done, steps, moved=saved.moved)
-        _count_speed(task, done - start, time.monotonic() - began)
+        seconds = time.monotonic() - began - recorder.measuring
+        _count_speed(task, taught, done - start, seconds)
 
 
 class _Unseen:
@@ -308,6 +240,11 @@ def _trainer(
     task: _Task, model: Any, loaded: LoadedModel, recorder: Recorder
 ) -> trainer.AdapterTrainer:
     rows = task.rows
+    packed = task.train.packing and attend_by_rows(model)
+    if task.train.packing and not packed:
+        task.stage.note(
+            "train.packing: this architecture mixes the rows of a pack: they are padded"
+        )
     return trainer.AdapterTrainer(
         model,
         datasets.Dataset(rows.train),
@@ -323,6 +260,7 @@ def _trainer(
         ),
         tokenizer=loaded.tokenizer,
         limit=rows.limit,
+        packed=packed,
         callbacks=[recorder],
         peers=task.peers,
     )
@@ -336,12 +274,17 @@ def _stop(done: int, steps: int, *, moved: bool) -> None:
     )
 
 
-def _count_speed(task: _Task, steps: int, seconds: float) -> None:
-    """Rows per second of this start; a run that went on has counted its earlier ones."""
+def _count_speed(task: _Task, taught: trainer.AdapterTrainer, steps: int, seconds: float) -> None:
+    """Rows and tokens per second of this start's steps, the held-out loss apart."""
     train = task.train
     in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     rows = steps * min(in_step * task.peers.size, len(task.rows.train))
-    task.stage.counters["samples_per_second"] = round(rows / max(seconds, 1e-9), 3)
+    tokens, positions = task.peers.totals(taught.tokens, taught.positions)
+    task.stage.counters |= {
+        "samples_per_second": round(rows / max(seconds, 1e-9), 3),
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 3),
+        "padding_share": round(1 - tokens / max(positions, 1), 6),
+    }
 
 
 def _count(task: _Task) -> None:
