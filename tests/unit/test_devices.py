@@ -28,3 +28,12 @@ def test_free_memory_gives_back_what_lies_in_cycles_and_between_what_is_still_us
     devices.free_memory()
     assert before - resident_mb() > 200
     assert last.sum() == 16 * 1024
+
+
+def test_memory_that_a_cgroup_leaves(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
+    assert devices.available_memory_bytes() == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.available_memory_bytes() > 2**20

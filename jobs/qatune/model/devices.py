@@ -7,8 +7,10 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
+_CGROUP = Path("/sys/fs/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -41,6 +43,15 @@ def peak_memory_bytes() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that this process may still take: what machine and cgroup leave."""
+    free = psutil.virtual_memory().available
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(int(free), 0)
 
 
 def free_memory() -> None:

@@ -16,6 +16,7 @@ from qatune.model.configs import check_special_tokens, load_config, positions
 from qatune.model.tokenizing import LOCAL, load_tokenizer, one_line, quiet
 
 _NF4_BLOCK = 64  # weights that share a quantization constant, in bitsandbytes
+_SHARE_FOR_WEIGHTS = 0.5  # of the memory that is free; the rest is for training
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -78,6 +79,8 @@ def load_model(
     weights = "float32" if in_float32 else dtype
     devices.free_memory()
     model = _load_weights(folder, spec, weights)
+    if for_training and devices.device() == "cpu" and spec.quantization == "nf4":
+        _dequantize_once(model, note)
     _limit_repacking(model, for_training=for_training)
     # Otherwise generate() warns of sampling settings of the folder that a recipe does not use.
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -138,6 +141,18 @@ def _quantization(spec: config.Model, dtype: str) -> BitsAndBytesConfig | None:
         bnb_4bit_use_double_quant=spec.double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
+
+
+def _dequantize_once(model: Any, note: Callable[[str], None]) -> None:
+    """Hold 4-bit weights as the numbers they stand for, where memory allows.
+
+    A CPU has no 4-bit arithmetic: bitsandbytes dequantizes them at each forward and backward.
+    """
+    packed = [layer for layer in model.modules() if hasattr(layer, "support_avx512bf16_for_cpu")]
+    needed = sum(4 * layer.in_features * layer.out_features for layer in packed)
+    if needed < devices.available_memory_bytes() * _SHARE_FOR_WEIGHTS:
+        note("nf4 weights are dequantized once, as this is a CPU: the same numbers, more memory")
+        model.dequantize()
 
 
 def _limit_repacking(model: Any, *, for_training: bool) -> None:

@@ -7,7 +7,6 @@ library knows nothing: each of them trains as if it were alone, but that gradien
 
 import hashlib
 import math
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,19 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from qatune import config
 from qatune.model import adapters
-from qatune.model.batches import IGNORED, Collator, EpochSteps
+from qatune.model.batches import Collator, EpochSteps
 from qatune.model.distributed import Peers
+from qatune.model.dropout import draw_faster
 from qatune.model.loading import LoadedModel
-from qatune.model.scoring import logits
+from qatune.model.lora import fuse
+from qatune.model.loss import return_answer_nll
 
-# Positions whose logits exist at once; beyond it they are computed again for the gradient.
-_CHUNK_POSITIONS = 512
 _SEED_BYTES = 8
 
 
@@ -88,28 +86,6 @@ def settings(
     return settings
 
 
-def answer_nll(self: Any, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
-    """Forward of a causal model that returns the supervised tokens' summed loss, not logits."""
-    given = {name: value for name, value in inputs.items() if value is not None}
-    hidden = self.base_model(**given, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    supervised = wanted != IGNORED
-    chunks = zip(
-        hidden[supervised].split(_CHUNK_POSITIONS),
-        wanted[supervised].split(_CHUNK_POSITIONS),
-        strict=True,
-    )
-    losses = [
-        checkpoint(_chunk_nll, self, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in chunks
-    ]
-    return {"nll": torch.stack(losses).sum()}
-
-
-def _chunk_nll(causal_lm: Any, hidden: Tensor, wanted: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(logits(causal_lm, hidden), wanted, reduction="sum")
-
-
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
     """Trains the adapter of a peft model. A step's figures are read by its callback."""
 
@@ -145,8 +121,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # stdout is for results
-        causal_lm = self.model.get_base_model()
-        causal_lm.forward = types.MethodType(answer_nll, causal_lm)
+        return_answer_nll(self.model.get_base_model())
+        if args.use_cpu:
+            fuse(self.model)
+            draw_faster(self.model)
         adapters.in_float32(self.model)  # TRL has made the adapter of a 4-bit base bfloat16
         for parameter in self._trained():
             peers.share(parameter.data)

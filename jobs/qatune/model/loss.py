@@ -1,0 +1,60 @@
+"""The loss over the tokens that are learned, without the logits of all the others."""
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qatune.model.batches import IGNORED
+from qatune.model.scoring import logits
+
+# Positions whose logits exist at once.
+_CHUNK_POSITIONS = 512
+
+
+def return_answer_nll(causal_lm: Any) -> None:
+    """Make a causal model's forward return {nll: the supervised tokens' summed loss}."""
+    causal_lm.forward = types.MethodType(_answer_nll, causal_lm)
+
+
+def _answer_nll(self: Any, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
+    given = {name: value for name, value in inputs.items() if value is not None}
+    hidden = self.base_model(**given, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    supervised = wanted != IGNORED
+    trained = [each for each in self.get_output_embeddings().parameters() if each.requires_grad]
+    return {"nll": _ChunkedNll.apply(hidden[supervised], wanted[supervised], self, *trained)}
+
+
+class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc] # untyped library
+    """Takes the gradient of each chunk at once, while its logits are there.
+
+    So they are neither kept nor computed a second time (as in Liger's fused linear cross entropy).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, wanted: Tensor, causal_lm: Any, *trained: Tensor
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        grads = [torch.empty_like(hidden), *map(torch.zeros_like, trained)]
+        chunks = (each.split(_CHUNK_POSITIONS) for each in (hidden, wanted, grads[0]))
+        for chunk, targets, grad in zip(*chunks, strict=True):
+            with torch.enable_grad():
+                own = chunk.detach().requires_grad_()
+                nll = torch.nn.functional.cross_entropy(
+                    logits(causal_lm, own), targets, reduction="sum"
+                )
+            of_chunk, *of_trained = torch.autograd.grad(nll, (own, *trained))
+            grad.copy_(of_chunk)
+            for whole, part in zip(grads[1:], of_trained, strict=True):
+                whole.add_(part)
+            total += nll.detach()
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, *trained = (grad * outer[0] for grad in ctx.saved_tensors)
+        return hidden, None, None, *trained
