@@ -1,3 +1,4 @@
+import gc
 import uuid
 
 import pytest
@@ -10,6 +11,13 @@ from tests.support import seaweed as s3_server
 def _logging():
     """As at the start of a command, whatever the test before has set."""
     log.configure()
+
+
+@pytest.fixture(autouse=True)
+def _unfrozen():
+    """Let plugins find by the garbage collector what a stage's import has put out of its sight."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -217,9 +217,9 @@ def report(run_name: str, store_uri: str, output: str) -> None:
 @store_option
 def ask(run_name: str, question: str | None, store_uri: str) -> None:
     """Let base and adapter of RUN answer QUESTION, side by side."""
-    from qatune.stages.ask import answer
+    from qatune.importing import import_stage
 
-    answer(_store(store_uri), run_name, question)
+    import_stage("ask").answer(_store(store_uri), run_name, question)
 
 
 @cli.command()
@@ -312,10 +312,9 @@ def _run_stage(
 
     `work` does it in place of the stage's own `run`; `given` is what that takes besides.
     """
-    import importlib
-
     import structlog
 
+    from qatune.importing import import_stage
     from qatune.store import artifacts
 
     artifacts.check_recipe(store, run_name, recipe)
@@ -326,7 +325,7 @@ def _run_stage(
         if work:
             work(stage_run)
         else:
-            importlib.import_module(f"qatune.stages.{stage}").run(stage_run, **given)
+            import_stage(stage).run(stage_run, **given)
     return True
 
 

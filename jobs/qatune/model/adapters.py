@@ -1,7 +1,8 @@
 """LoRA adapters: made for a base model, saved with its name, attached to no other."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
@@ -22,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qatune import config
 from qatune.errors import MissingInputError
+from qatune.importing import absent
 from qatune.store.objects import ObjectRef
 
 WEIGHTS = "adapter_model.safetensors"
@@ -61,19 +64,34 @@ def base_digest(files: Sequence[ObjectRef]) -> str:
 def create(model: Any, lora: config.Lora, seed: int) -> PeftModel:
     """Put a fresh adapter, drawn from `seed`, on a base model."""
     wanted = lora.target_modules
-    set_seed(seed)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            bias=lora.bias,
-            target_modules=wanted if isinstance(wanted, str) else list(wanted),
-            fan_in_fan_out=_has_conv1d(model),
-        ),
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        bias=lora.bias,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        fan_in_fan_out=_has_conv1d(model),
     )
+    set_seed(seed)
+    with _bitsandbytes_if_used():
+        return get_peft_model(model, settings)
+
+
+@contextmanager
+def _bitsandbytes_if_used() -> Iterator[None]:
+    """Keep peft from importing bitsandbytes for a base without any of its layers.
+
+    It asks whether that is installed, and remembers the answer. Loading a quantized base has
+    imported it.
+    """
+    answers = (is_bnb_available, is_bnb_4bit_available)
+    with absent("bitsandbytes"):
+        for answer in answers:
+            answer.cache_clear()
+        yield
+    for answer in answers:
+        answer.cache_clear()
 
 
 def in_float32(model: PeftModel) -> PeftModel:
@@ -131,7 +149,8 @@ def attach(model: Any, folder: Path, base: Base, note: Callable[[str], None]) ->
     settings.inference_mode = True
     settings.fan_in_fan_out = _has_conv1d(model)  # quantization turns Conv1D layers into Linear
     try:
-        adapted = PeftModel(model, settings)
+        with _bitsandbytes_if_used():
+            adapted = PeftModel(model, settings)
         result = set_peft_model_state_dict(adapted, state)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _other_base(folder, base, _line(error)) from error

@@ -1,0 +1,38 @@
+"""Importing a stage: most of its start, as its libraries import more than it uses."""
+
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+# peft imports bitsandbytes wherever it is installed, which prepares torch's compiler; accelerate
+# does so with boto3. They are imported for real where a model is quantized, or a store is S3.
+_IF_USED = ("bitsandbytes", "boto3")
+
+
+def import_stage(name: str) -> ModuleType:
+    """Import `qatune.stages.{name}`, but for libraries that it may turn out not to use."""
+    gc.disable()  # imports leave no garbage, and looking for it took a sixth of their time
+    try:
+        with absent(*_IF_USED):
+            return importlib.import_module(f"qatune.stages.{name}")
+    finally:
+        gc.freeze()  # what is imported stays: no later collection goes through it
+        gc.enable()
+
+
+@contextmanager
+def absent(*modules: str) -> Iterator[None]:
+    """Make modules that are not imported yet look as if they were not installed, inside.
+
+    None in `sys.modules` is the import system's own sign for it.
+    """
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
