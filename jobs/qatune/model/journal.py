@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qatune.errors import BadRecipeError
+from qatune.importing import absent
 
 
 class Journal:
@@ -75,10 +76,14 @@ def write_tensorboard(lines: list[dict[str, Any]], folder: Path) -> Path:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
+    with absent("boto3"):  # for paths in S3, which this is not
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "events.out.tfevents.0.qatune"
     with path.open("wb") as file:
-        _write_record(file, Event(wall_time=0, file_version="brain.Event:2"))
+        records = RecordWriter(file)
+        records.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
         for line in lines:
             values = [
                 Summary.Value(tag=tag, simple_value=line[name])
@@ -86,7 +91,7 @@ def write_tensorboard(lines: list[dict[str, Any]], folder: Path) -> Path:
                 if line.get(name) is not None
             ]
             event = Event(wall_time=line["step"], step=line["step"], summary=Summary(value=values))
-            _write_record(file, event)
+            records.write(event.SerializeToString())
     return path
 
 
@@ -96,9 +101,3 @@ _TAGS = {
     "grad_norm": "train/grad_norm",
     "heldout_loss": "heldout/loss",
 }
-
-
-def _write_record(file: Any, event: Any) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    RecordWriter(file).write(event.SerializeToString())
