@@ -1,12 +1,13 @@
 """The command line. Heavy modules are imported by the command that needs them."""
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qatune import STAGES, __version__, endings
+from qatune import BEGAN, STAGES, __version__, endings
 from qatune.cluster import commands as cluster_commands
 from qatune.errors import QatuneError, UsageError, one_line
 from qatune.options import (
@@ -51,8 +52,11 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     store = _store(store_uri)
     # An adapter from elsewhere, or none, needs no training.
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
-    done = [_run_stage(stage, store, name, recipe) for stage in stages]
-    if not any(done):
+    ran, since = False, BEGAN
+    for stage in stages:
+        ran |= _run_stage(stage, store, name, recipe, since=since)
+        since = time.monotonic()
+    if not ran:
         click.echo(f"run {name!r} is complete already: nothing to do")
         click.echo(f"report: {store.uri}/runs/{name}/evaluate/report.html")
         return
@@ -227,8 +231,6 @@ def ask(run_name: str, question: str | None, store_uri: str) -> None:
 @store_option
 def verify(run_name: str, store_uri: str) -> None:
     """Recompute every hash of RUN and its ledger, from the store alone."""
-    import time
-
     from qatune.store.verification import megabytes, verify
 
     start, objects, size, whole = time.monotonic(), 0, 0, "as written"
@@ -305,12 +307,14 @@ def _run_stage(
     run_name: str,
     recipe: "Recipe",
     *,
+    since: float = BEGAN,
     work: Callable[["StageRun"], None] | None = None,
     **given: Any,
 ) -> bool:
     """Run a stage unless its manifest says that it is complete; tell whether it ran.
 
-    `work` does it in place of the stage's own `run`; `given` is what that takes besides.
+    It starts at `since` (monotonic seconds). `work` does it in place of the stage's own `run`;
+    `given` is what that takes besides.
     """
     import structlog
 
@@ -324,8 +328,10 @@ def _run_stage(
         stage_run = artifacts.StageRun.open(store, run_name, stage, recipe)
         if work:
             work(stage_run)
-        else:
-            import_stage(stage).run(stage_run, **given)
+            return True
+        module = import_stage(stage)
+        stage_run.seconds["starting"] = time.monotonic() - since
+        module.run(stage_run, **given)
     return True
 
 

@@ -52,6 +52,8 @@ def test_every_held_out_row_is_answered_by_base_and_adapter(folder, adapter):
     assert counters["base_tokens"] == sum(row["base"]["tokens"] for row in rows)
     assert counters["adapter_tokens"] == sum(row["adapter"]["tokens"] for row in rows)
     assert counters["prompts_per_second"] > 0
+    made = counters["base_tokens"] + counters["adapter_tokens"]
+    assert counters["tokens_per_second"] == pytest.approx(made / stage.seconds["working"], rel=0.01)
     assert any(ref.key.endswith("model.safetensors") for ref in manifest.inputs)
     assert any("train/adapter/" in ref.key for ref in manifest.inputs)
     assert any(ref.key.endswith("test-00000.parquet") for ref in manifest.inputs)

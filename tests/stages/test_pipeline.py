@@ -74,6 +74,7 @@ def check_finished_run(store, run, held_out):
     train = found["train"][0]
     assert train.counters["heldout_loss_after"] < train.counters["heldout_loss_before"]
     assert any("paged_adamw_32bit" in note for note in train.notes)
+    assert all(manifest.seconds["starting"] > 0 for manifest, _ in found.values())
     generate = found["generate"][0].counters
     assert (generate["rows"], generate["answers"], generate["errors"]) == (held_out, held_out, 0)
     metrics = json.loads(store.read(f"runs/{run}/evaluate/metrics.json"))

@@ -119,6 +119,7 @@ def _train(stage):
             steps.append({"step": step, "epoch": step / 120, "loss": loss, "tokens": 700,
                           "learning_rate": rate, "grad_norm": 0.3})  # fmt: skip
     stage.create("metrics.jsonl", lines(steps))
-    stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703}
+    stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703,
+                      "tokens_per_second": 1234.4, "padding_share": 0.1234}  # fmt: skip
     stage.note("paged_adamw_32bit needs a GPU: adamw_torch is used")
     stage.finish()

@@ -1,11 +1,13 @@
 """The numbers of base and adapter in words: names, directions, differences, a careful verdict."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qatune.store.manifests import SECONDS, Manifest
+
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-KINDS = ("queued", "loading", "working", "saving", "lost")
+SPENT = (*SECONDS, "sum", "tokens/s", "padding")
+"""Columns of `spent`."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,6 @@ def table(metrics: dict[str, Any]) -> list[Line]:
 
 
 def _line(measure: Measure, base: float | None, adapter: float | None) -> Line:
-    def shown(value: float | None) -> str:
-        return DASH if value is None else measure.form.format(value)
-
     difference, trend = DASH, ""
     if base is not None and adapter is not None:
         change = adapter - base
@@ -85,7 +84,8 @@ def _line(measure: Measure, base: float | None, adapter: float | None) -> Line:
         if measure.better and not none:
             trend = "better" if (change < 0) == (measure.better == "lower") else "worse"
     return Line(
-        measure.label, measure.better, shown(base), shown(adapter), difference,
+        measure.label, measure.better, _shown(base, measure.form), _shown(adapter, measure.form),
+        difference,
         "better" if trend == "better" else "worse" if trend else "",
     )  # fmt: skip
 
@@ -114,10 +114,18 @@ def verdict(metrics: dict[str, Any], *, held_out: bool) -> str:
     return f"{metrics['rows']:,} questions were answered; none could be scored."
 
 
-def seconds(spent: Mapping[str, float]) -> list[str]:
-    """Write where a stage's time went, in the order of `KINDS`, and its sum."""
-    parts = [spent.get(kind, 0.0) for kind in KINDS]
-    return [f"{value:,.1f}" for value in (*parts, sum(parts))]
+def spent(stage: Manifest) -> list[str]:
+    """Write where a stage's time went, in the order of `SPENT`, and what it made of it."""
+    parts = [stage.seconds.get(kind, 0.0) for kind in SECONDS]
+    return [
+        *(f"{value:,.1f}" for value in (*parts, sum(parts))),
+        _shown(stage.counters.get("tokens_per_second"), "{:,.0f}"),
+        _shown(stage.counters.get("padding_share"), "{:.1%}"),
+    ]
+
+
+def _shown(value: float | str | None, form: str) -> str:
+    return DASH if value is None else form.format(value)
 
 
 def count(value: float | str | None) -> str:

@@ -1,12 +1,14 @@
 """The end of a run in a terminal: what was measured, three answers, where the report lies."""
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qatune import log
 from qatune.data.records import AnsweredRow
 from qatune.report import figures, inputs
 from qatune.store import artifacts
+from qatune.store.manifests import Manifest
 from qatune.store.objects import Store
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def _summary(store: Store, run: str) -> "Group":
     parts: list[Text | Table] = []
     if isinstance(before, float) and isinstance(after, float):
         parts.append(Text(f"held-out loss {figures.change(before, after)}", style="bold"))
-    parts += [_measures(metrics), _answers(chosen(found.answered))]
+    parts += [_measures(metrics), _answers(chosen(found.answered)), _seconds(found.stages)]
     return Group(*parts)
 
 
@@ -67,6 +69,22 @@ def _measures(metrics: dict[str, object]) -> "Table":
         table.add_column(name, justify="right")
     for line in figures.table(metrics):
         table.add_row(line.label, line.better, line.base, line.adapter, line.difference)
+    return table
+
+
+def _seconds(stages: Mapping[str, Manifest]) -> "Table":
+    """Say where the seconds went, without the columns that say nothing."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [figures.spent(stage) for stage in stages.values()]
+    columns = zip(figures.SPENT, zip(*rows, strict=True), strict=True)
+    said = [(name, cells) for name, cells in columns if set(cells) - {"0.0", figures.DASH}]
+    table = Table("seconds of", box=box.SIMPLE_HEAD)
+    for name, _ in said:
+        table.add_column(name, justify="right")
+    for stage, cells in zip(stages, zip(*(cells for _, cells in said), strict=True), strict=True):
+        table.add_row(stage, *cells)
     return table
 
 

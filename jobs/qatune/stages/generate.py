@@ -115,7 +115,7 @@ def _answer_missing_parts(
     Returns how many rows this start has answered.
     """
     answerer: Answerer | None = None
-    saved, made, answered, started = 0, 0, 0, time.monotonic()
+    saved, made, answered, tokens, started = 0, 0, 0, 0, time.monotonic()
 
     def done(rows: int) -> None:
         nonlocal answered
@@ -138,13 +138,26 @@ def _answer_missing_parts(
             _refuse_broken_engine(answerer, rows)
             _save(stage, work, number, rows)
             made += 1
+            tokens += _generated_tokens(rows)
         saved += len(chunk)
     if answerer is None and work.total:
         _answerer(stage, model)  # for what its record says of the model: device and fallbacks
     if answered:
-        rate = answered / max(time.monotonic() - started, 1e-9)
-        stage.counters[shard_records.RATE] = round(rate, 3)
+        rates = (answered / (time.monotonic() - started), tokens / stage.seconds["working"])
+        stage.counters |= {
+            name: round(rate, 3) for name, rate in zip(shard_records.RATES, rates, strict=True)
+        }
     return answered
+
+
+def _generated_tokens(rows: Sequence[Outcome]) -> int:
+    """Count the tokens of all answers to these questions."""
+    return sum(
+        answer.tokens
+        for row in answers.divided(rows)[0]
+        for answer in (row.base, row.adapter)
+        if answer
+    )
 
 
 def _stop(saved: int, total: int, *, moved: bool) -> None:

@@ -40,7 +40,8 @@ def run(stage: StageRun, place: Place | None = None) -> None:
     saved = Saved()
     with _losses_explained(saved):
         over = partial(is_complete, stage.store, stage.run, stage.stage, stage.recipe)
-        peers = join(place or Place(), over)
+        with stage.timed("waiting"):
+            peers = join(place or Place(), over)
         if peers:
             _run(stage, peers, saved)
             _end_together(peers)

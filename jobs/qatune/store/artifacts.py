@@ -107,9 +107,7 @@ class StageRun:
     device: str = "cpu"
     counters: dict[str, int | float | str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("queued", "loading", "working", "saving", "lost"), 0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(manifests.SECONDS, 0))
     _nested: float = 0.0
     _bound: bool = False
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)

@@ -20,6 +20,10 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+SECONDS = ("queued", "starting", "loading", "waiting", "working", "saving", "lost")
+"""What a stage's time is divided into."""
+
+
 class Sealed(BaseModel):
     """What `encode` writes, and `parse` refuses where a byte of it has changed."""
 
@@ -42,7 +46,7 @@ class Manifest(Sealed):
     outputs: Sequence[ObjectRef]
     counters: Mapping[str, int | float | str | None]
     seconds: Mapping[str, float]
-    """queued, loading, working, saving, lost."""
+    """Keys are those of SECONDS."""
     notes: Sequence[str]
     """Fallbacks: what was asked for and what was done instead."""
     versions: Mapping[str, str]

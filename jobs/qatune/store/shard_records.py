@@ -18,7 +18,7 @@ from qatune.store.objects import NoSuchObjectError, ObjectRef, Store
 _STAGE = "generate"
 _STREAMS = 16
 SUMMED = ("rows", "answers", "errors", "base_tokens", "adapter_tokens")
-RATE = "prompts_per_second"
+RATES = ("prompts_per_second", "tokens_per_second")
 
 
 class Record(Manifest):
@@ -97,18 +97,16 @@ def uncovered(records: Sequence[Record], layout: Layout) -> tuple[list[str], lis
 def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
     """Put the records together. `end` is what the worker that does this has added."""
     parts: list[Manifest] = [*records, end]
-    worked = [record for record in records if RATE in record.counters] or records
+    worked = [record for record in records if RATES[0] in record.counters] or records
     counters = {name: sum(_count(record, name) for record in records) for name in SUMMED}
-    rates = [float(each.counters[RATE] or 0) for each in worked if RATE in each.counters]
     return end.model_copy(
         update={
             "inputs": _united(ref for part in parts for ref in part.inputs),
             "outputs": _united(ref for part in parts for ref in part.outputs),
-            "counters": counters
-            | {"shards": len(records)}
-            | ({RATE: round(sum(rates) / len(rates), 3)} if rates else {}),
+            "counters": counters | {"shards": len(records)} | _mean_rates(worked),
             "seconds": {
-                kind: round(sum(part.seconds[kind] for part in parts), 3) for kind in end.seconds
+                kind: round(sum(part.seconds.get(kind, 0) for part in parts), 3)
+                for kind in end.seconds
             },
             "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
             "versions": {
@@ -119,6 +117,18 @@ def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
             "image": _listed(part.image for part in parts) or None,
         }
     )
+
+
+def _mean_rates(worked: Sequence[Record]) -> dict[str, float]:
+    """Return the speed of one worker; of a shard that only found its parts there is none."""
+    found = {
+        name: [_rate(each, name) for each in worked if name in each.counters] for name in RATES
+    }
+    return {name: round(sum(rates) / len(rates), 3) for name, rates in found.items() if rates}
+
+
+def _rate(record: Record, name: str) -> float:
+    return float(record.counters[name] or 0)
 
 
 def _united(refs: Iterable[ObjectRef]) -> list[ObjectRef]:
