@@ -79,8 +79,8 @@ generated: setup ## write anew what the models say: docs/recipe.md, docs/values.
 	$(BIN)/python scripts/make_chart.py
 
 .PHONY: bench
-bench: setup ## time preprocessing against the tokenizer alone, and the command line
-	$(BIN)/python scripts/bench/preprocess.py
+bench: setup $(DEMO_CSV) $(DEMO_MODEL)/config.json ## compare with TRL, transformers, pandas and datasets: writes docs/bench.md
+	$(BIN)/python scripts/bench/run.py --markdown docs/bench.md
 	$(BIN)/python scripts/bench/startup.py
 
 # Images. VARIANT=cpu builds the same Dockerfiles on a slim Python with CPU torch. IMAGE_BUILD is the

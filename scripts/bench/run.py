@@ -1,0 +1,106 @@
+"""Compare qatune with what else one could take, on this machine.
+
+    python scripts/bench/run.py [training|generation|preprocess] [--rounds 3]
+
+Without a name all parts are run: half an hour on two cores. The comparators, in comparators/, are
+written as their libraries' documentation does. Training and generation take SmolLM2-135M and the
+rows of `make demo`, or those of mbpp.csv in the folder QATUNE_TEST_DATA; preprocess takes a CSV
+that make_reference_csv.py writes. The results go to --json and, as tables, to --markdown.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import machine  # noqa: E402
+import tables  # noqa: E402
+from harness import race, summary  # noqa: E402
+from parts import PARTS, TARGETS, Asked  # noqa: E402
+
+import make_reference_csv  # noqa: E402
+
+CACHE = Path("~/.cache/qatune").expanduser()
+
+
+def main() -> None:
+    options = parsed()
+    results: dict[str, Any] = {
+        "machine": machine.described(), "versions": machine.versions(), "parts": {}
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
+        asked = _asked(options, Path(name))
+        for part in [options.part] if options.part else PARTS:
+            results["parts"][part] = compared(part, asked, options.rounds)
+            write(results, options.json, options.markdown)
+    print(options.markdown.read_text(encoding="utf-8"))
+
+
+def compared(name: str, asked: Asked, rounds: int) -> dict[str, Any]:
+    part = PARTS[name](asked)
+    runs = race(part, rounds)
+    return {
+        "setting": part.setting,
+        "model": asked.model.name,
+        "rounds": rounds,
+        "rate": part.rate,
+        "shown": part.shown,
+        "summary": summary(part, runs),
+        "runs": runs,
+    }
+
+
+def write(results: dict[str, Any], as_json: Path, as_markdown: Path) -> None:
+    for path, text in (
+        (as_json, json.dumps(results, indent=1)),
+        (as_markdown, tables.page(results)),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", nargs="?", choices=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path, default=CACHE / "models/smollm2-135m-instruct")
+    parser.add_argument("--csv", type=Path, default=_rows())
+    parser.add_argument("--training-rows", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--preprocess-rows", type=int, default=make_reference_csv.USABLE)
+    parser.add_argument("--targets", nargs="+", default=TARGETS, help="layers that get an adapter")
+    parser.add_argument("--json", type=Path, default=ROOT / "out/bench.json")
+    parser.add_argument("--markdown", type=Path, default=ROOT / "out/bench.md")
+    return parser.parse_args()
+
+
+def _rows() -> Path:
+    given = os.environ.get("QATUNE_TEST_DATA")
+    return Path(given) / "mbpp.csv" if given else CACHE / "demo/python-docs.csv"
+
+
+def _asked(options: argparse.Namespace, work: Path) -> Asked:
+    large, size = work / "large.csv", options.preprocess_rows
+    if options.part in {None, "preprocess"}:
+        make_reference_csv.write(large, usable=size, short=size // 5, nulls=size // 90)
+    return Asked(
+        model=options.model,
+        source=options.csv,
+        large=large,
+        work=work,
+        training_rows=options.training_rows,
+        prompts=options.prompts,
+        new_tokens=options.new_tokens,
+        targets=options.targets,
+    )
+
+
+if __name__ == "__main__":
+    main()

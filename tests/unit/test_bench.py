@@ -1,0 +1,89 @@
+"""The benchmark's own arithmetic, and that each contestant does the same work."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.tiny import tiny_gpt2
+
+from qatune import scratch  # noqa: F401 - qatune is importable before the scripts are
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+QUESTIONS = ["question,answer"] + [f"What is {n}?,It is {n} and not {n + 1}." for n in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def _scripts_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS / "bench"))
+
+
+def prints(**figures):
+    return ["-c", f"print('noise'); print({json.dumps(json.dumps(figures))})"]
+
+
+def part(contestants):
+    from harness import Part
+
+    return Part("speed", "nothing", "rate", [], contestants)
+
+
+def test_contestants_take_turns_and_the_ratio_is_of_a_round(capsys):
+    from harness import Contestant, race, summary
+
+    ours = Contestant("ours", prints(rate=6.0))
+    theirs = Contestant("theirs", prints(rate=2.0), "ours")
+    runs = race(part([ours, theirs]), rounds=3)
+    said = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "speed 1/3 ours", "speed 1/3 theirs", "speed 2/3 theirs", "speed 2/3 ours",
+        "speed 3/3 ours", "speed 3/3 theirs",
+    ]  # fmt: skip
+    runs["theirs"][0]["rate"] = 3.0
+    found = summary(part([ours, theirs]), runs)["theirs"]
+    assert (found["ratio_lowest"], found["ratio"], found["ratio_highest"]) == (2.0, 3.0, 3.0)
+    assert (found["lowest"], found["rate"], found["highest"]) == (2.0, 2.0, 3.0)
+    assert found["peak_mb"] > 1
+
+
+def test_a_contestant_that_fails_ends_the_benchmark_with_what_it_said():
+    from harness import Contestant, measured
+
+    with pytest.raises(SystemExit, match="exit code 3\nthe model is missing"):
+        measured(Contestant("broken", ["-c", "print('the model is missing'); exit(3)"]))
+
+
+def test_flops_are_those_of_the_formula(tmp_path):
+    import flops
+
+    model = flops.skeleton(str(tiny_gpt2(tmp_path)))  # 2 layers of width 32, its head is tied
+    width, layers, words = 32, 2, model.config.vocab_size
+    assert sorted(flops.layer_shapes(model)) == sorted(
+        [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * layers
+    )
+    found = flops.training_flops(model, [10, 20], supervised=7)
+    in_layers = 4 * layers * 12 * width**2 * 30
+    attention = 6 * layers * width * (10**2 + 20**2)
+    assert found == in_layers + 4 * words * width * 7 + attention
+
+
+@pytest.mark.parametrize("name", ["generation", "preprocess"])
+def test_a_part_runs_and_makes_a_table(name, tmp_path, monkeypatch):
+    import run
+
+    model = tiny_gpt2(tmp_path / "gpt2", positions=1024)
+    rows, table, results = (tmp_path / each for each in ("rows.csv", "bench.md", "bench.json"))
+    rows.write_text("\n".join(QUESTIONS))
+    options = {
+        "model": model, "csv": rows, "json": results, "markdown": table, "rounds": 1,
+        "training-rows": 8, "prompts": 3, "new-tokens": 3, "preprocess-rows": 200,
+    }  # fmt: skip
+    given = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["run.py", name, *given, "--targets", "c_attn", "c_fc"])
+    run.main()
+    summary = json.loads(results.read_text())["parts"][name]["summary"]
+    assert all(f"| {contestant} | " in table.read_text() for contestant in summary)
+    for figures in summary.values():
+        assert figures.get("same_answers", 1) == 1
+        assert figures.get("rows", 202) == 202 or figures["rows"] == 200  # nulls are rows read
