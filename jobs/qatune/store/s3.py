@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -35,6 +35,7 @@ from qatune.errors import (
     UnavailableError,
     UsageError,
 )
+from qatune.store import multipart
 from qatune.store.objects import ConflictError, NoSuchObjectError, Stat
 
 _PROBE = ".qatune-probe-"
@@ -47,12 +48,17 @@ _SLOWEST = 64 * 1024
 _AT_ONCE = 0.001
 _ALLOWED_SKEW_SECONDS = 15 * 60
 """What S3 allows between the clocks of server and client."""
-_LARGEST = 5 * 1024**3
-"""Bytes that S3 takes in one request."""
+_IN_PARTS = 64 * 1024**2
+"""Larger files are sent in parts; S3 takes at most 5 GiB in one request."""
+_ABSENT = {"IfNoneMatch": "*"}
 _AMAZON = re.compile(r"\.(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 _FALLBACK = (
     "the bucket ignores If-None-Match: objects are created by looking first, "
     "so two writers of one object at the same moment are not told apart"
+)
+_PARTS_FALLBACK = (
+    "the bucket ignores If-None-Match for files sent in parts: they are created by looking first, "
+    "so two writers of one such file at the same moment are not told apart"
 )
 _DENIED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _DENIED |= {"ExpiredToken", "InvalidToken", "Forbidden", "Unauthorized"}
@@ -67,6 +73,7 @@ class S3Store:
         self.notes: list[str] = []
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         self._conditional: bool | None = None
+        self._conditional_parts: bool | None = None
         self._bucket_seen = False
         self._probing = threading.Lock()
         with self._plain_errors():
@@ -119,11 +126,14 @@ class S3Store:
 
     def create(self, key: str, source: bytes | Path) -> bool:
         with self._plain_errors(key):
-            if self._honours_conditions():
-                return self._put(key, source, IfNoneMatch="*")
-            if self.stat(key) is not None:
+            honoured = self._honours_conditions()
+            if isinstance(source, Path) and source.stat().st_size > _IN_PARTS:
+                honoured = honoured and self._honours_conditions_of_parts()
+                if self.stat(key) is not None:  # before gigabytes are sent in vain
+                    return False
+            elif not honoured and self.stat(key) is not None:
                 return False
-            return self._put(key, source)
+            return self._put(key, source, **(_ABSENT if honoured else {}))
 
     def replace(self, key: str, data: bytes) -> None:
         with self._plain_errors(key):
@@ -145,10 +155,14 @@ class S3Store:
             self._client.delete_object(**self._at(key))
 
     def _put(self, key: str, source: bytes | Path, **condition: str) -> bool:
+        return self._sent(lambda: self._put_once(key, source, condition), condition)
+
+    def _sent(self, send: Callable[[], None], condition: Mapping[str, str]) -> bool:
+        """Send; return False where the condition does not hold."""
         attempt = 0
         while True:
             try:
-                self._put_once(key, source, condition)
+                send()
             except ClientError as error:
                 if condition and _status(error) == HTTPStatus.PRECONDITION_FAILED:
                     return False
@@ -165,12 +179,9 @@ class S3Store:
         if isinstance(source, bytes):
             self._client.put_object(**self._at(key), Body=source, **condition)
             return
-        size = source.stat().st_size
-        if size > _LARGEST:
-            raise MissingInputError(
-                f"{self.uri}/{key}: {source.name} has {size:,} bytes, and S3 takes at most "
-                f"{_LARGEST:,} at once: use a model that is cut into smaller files"
-            )
+        if source.stat().st_size > _IN_PARTS:
+            multipart.upload(self._client, self._at(key), source, condition)
+            return
         with source.open("rb") as file:
             self._client.put_object(**self._at(key), Body=file, **condition)
 
@@ -179,17 +190,38 @@ class S3Store:
         with self._probing:
             if self._conditional is None:
                 self._check_bucket()  # some servers would make it, also where its name is a typo
-                self._conditional = self._probe()
-                if not self._conditional:
-                    self.notes.append(_FALLBACK)
-                    log.get().warning(_FALLBACK, store=self.uri)
+                self._conditional = self._refused_again(self._put_empty)
+                self._note_unless(self._conditional, _FALLBACK)
         return self._conditional
 
-    def _probe(self) -> bool:
+    def _honours_conditions_of_parts(self) -> bool:
+        """Try the same once for a file sent in parts: servers learned it later, if at all."""
+        with self._probing:
+            if self._conditional_parts is None:
+                self._conditional_parts = self._refused_again(self._put_empty_in_parts)
+                self._note_unless(self._conditional_parts, _PARTS_FALLBACK)
+        return self._conditional_parts
+
+    def _note_unless(self, honoured: bool, fallback: str) -> None:
+        if not honoured:
+            self.notes.append(fallback)
+            log.get().warning(fallback, store=self.uri)
+
+    def _put_empty(self, key: str) -> bool:
+        return self._put(key, b"", **_ABSENT)
+
+    def _put_empty_in_parts(self, key: str) -> bool:
+        return self._sent(
+            lambda: multipart.upload(self._client, self._at(key), Path(os.devnull), _ABSENT),
+            _ABSENT,
+        )
+
+    def _refused_again(self, put: Callable[[str], bool]) -> bool:
+        """Create a probe twice; tell whether the second try was refused."""
         key = f"{_PROBE}{uuid.uuid4().hex}"
         try:
-            self._put(key, b"", IfNoneMatch="*")
-            return not self._put(key, b"", IfNoneMatch="*")
+            put(key)
+            return not put(key)
         except ClientError as error:
             if _status(error) in {400, 501}:
                 return False

@@ -7,8 +7,8 @@ TEXTS.jsonl has a field `text` a row; the loss is over all of it. Padded batches
 length; packs hold 1,024 tokens, one a step. Prints one JSON line: seconds of the training loop
 without start-up, tokens without padding, and the mean loss per step.
 
-Numbers below the smallest normal one become zero, of which the documentation does not speak: with
-them SmolLM2 in float32 trains many times slower on a CPU, and nothing else would be compared.
+Numbers below the smallest normal one become zero, as in the product: docs/benchmarks.md has what a
+step takes otherwise, and nothing else would be compared.
 """
 
 import argparse
