@@ -186,7 +186,10 @@ class Generate(Section):
     """0 considers every token."""
     seed: Seed = 0
     """Each row draws from its own stream of (seed, id): answers do not depend on the batch."""
+    engine: Literal["continuous", "static"] = "continuous"
+    """`static`: batches of rows of like length. `continuous`: an ended row makes room at once."""
     batch_size: Whole = Field(16, gt=0)
+    """Rows at work together; `continuous` has as many of the base and of the adapter."""
     chunk_rows: Whole = Field(64, gt=0)
     """Rows per part in the store: what an interrupted run has to do again at most."""
 

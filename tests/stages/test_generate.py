@@ -14,7 +14,6 @@ from tests.support.answering import PAIRS, KilledError, lines, outputs, run
 from qatune.data.records import Answer, AnsweredRow
 from qatune.data.shards import Shard
 from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
-from qatune.model.engines import StaticEngine
 from qatune.stages import generate
 from qatune.store import manifests
 from qatune.store.artifacts import StageRun
@@ -159,13 +158,11 @@ def test_after_a_kill_only_the_missing_parts_are_computed(
         generate.run(stage)
     left = outputs(store)
     asked = []
-    complete = StaticEngine._complete
 
-    def counting(self, batch):
+    def counting(batch):
         asked.extend(request.id for request in batch if request.adapter)
-        return complete(self, batch)
 
-    monkeypatch.setattr(StaticEngine, "_complete", counting)
+    answering.before_batches(monkeypatch, counting)
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     assert sorted(asked, key=int) == [str(n) for n in range(1 + 3 * survivor, 9) if n != 5]
     assert outputs(store) == outputs(whole)
@@ -178,15 +175,13 @@ def test_after_a_kill_only_the_missing_parts_are_computed(
 def test_a_signal_saves_what_is_done_and_says_how_to_go_on(llama, monkeypatch):
     store = MemoryStore()
     stage = answering.prepared(store, llama, None, PAIRS, adapter="none")
-    complete = StaticEngine._complete
 
-    def interrupted(self, batch):
+    def interrupted(batch):
         if any(request.id == "4" for request in batch):
             os.kill(os.getpid(), signal.SIGTERM)
-        return complete(self, batch)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    answering.before_batches(monkeypatch, interrupted)
     with pytest.raises(InterruptedRunError, match="stopped after 3 of 7 rows, saved; run the same"):
         generate.run(stage)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -203,12 +198,12 @@ def test_a_signal_saves_what_is_done_and_says_how_to_go_on(llama, monkeypatch):
 def test_a_second_signal_ends_at_once(llama, monkeypatch):
     stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
 
-    def interrupted(self, batch):
+    def interrupted(batch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("still running")
 
-    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    answering.before_batches(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate.run(stage)
 
@@ -252,7 +247,7 @@ def test_with_every_part_there_nothing_is_answered_and_the_same_is_recorded(llam
     before, _ = manifests.load(store, answering.RUN, "generate")
     store.delete(stage.key("manifest.json"))
     store.delete(stage.key("shards/00000.json"))
-    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
+    answering.before_batches(monkeypatch, answering.killed)
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     after, _ = manifests.load(store, answering.RUN, "generate")
     assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
@@ -272,7 +267,7 @@ def test_a_signal_while_there_is_nothing_to_answer_yet_is_heeded(llama, monkeypa
         return ours(*given)
 
     monkeypatch.setattr(generate, moment, interrupted)
-    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
+    answering.before_batches(monkeypatch, answering.killed)
     with pytest.raises(QatuneError, match="before the first part of this start") as raised:
         generate.run(stage)
     assert raised.value.exit_code == 70
@@ -280,13 +275,11 @@ def test_a_signal_while_there_is_nothing_to_answer_yet_is_heeded(llama, monkeypa
 
 def test_a_signal_before_the_first_part_is_not_called_progress(llama, monkeypatch):
     stage = answering.prepared(MemoryStore(), llama, None, PAIRS, adapter="none")
-    complete = StaticEngine._complete
 
-    def interrupted(self, batch):
+    def interrupted(batch):
         os.kill(os.getpid(), signal.SIGTERM)
-        return complete(self, batch)
 
-    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    answering.before_batches(monkeypatch, interrupted)
     with pytest.raises(QatuneError, match="before the first part of this start") as raised:
         generate.run(stage)
     assert raised.value.exit_code == 70

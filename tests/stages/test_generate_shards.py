@@ -24,7 +24,6 @@ from tests.support.qatune_command import QATUNE, fails
 
 from qatune.data.shards import Shard
 from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
-from qatune.model.engines import StaticEngine
 from qatune.stages import generate
 from qatune.store import manifests, shard_records, shards
 from qatune.store.artifacts import StageRun, is_complete
@@ -205,14 +204,11 @@ def test_a_lost_part_is_found_before_the_manifest_is_written(stage, store, monke
 
 
 def test_a_signal_stops_one_shard_alone(stage, store, monkeypatch):
-    complete = StaticEngine._complete
-
-    def interrupted(self, batch):
+    def interrupted(batch):
         if any(request.id == "13" for request in batch):
             os.kill(os.getpid(), signal.SIGTERM)
-        return complete(self, batch)
 
-    monkeypatch.setattr(StaticEngine, "_complete", interrupted)
+    answering.before_batches(monkeypatch, interrupted)
     with pytest.raises(InterruptedRunError, match="stopped after 3 of 4 rows"):
         start(stage, 1)
     monkeypatch.undo()

@@ -12,11 +12,15 @@ from tests.support.answering import PAIRS, KilledError, lines, outputs, run
 from qatune.data.requests import Question
 from qatune.errors import QatuneError
 from qatune.model.answering import encode
-from qatune.model.engines import StaticEngine
 from qatune.model.scoring import score
 from qatune.stages import generate
 from qatune.store.artifacts import StageRun
 from qatune.store.memory import MemoryStore
+
+
+@pytest.fixture(autouse=True, params=["continuous", "static"])
+def _engine(request, monkeypatch):
+    monkeypatch.setitem(answering.SETTINGS, "engine", request.param)
 
 
 def json_lines(data):
@@ -25,14 +29,12 @@ def json_lines(data):
 
 def poisoned(monkeypatch, harm, *ids):
     """Let the engine do this where one of these rows is in its batch."""
-    complete = StaticEngine._complete
 
-    def failing(self, batch):
+    def failing(batch):
         if any(request.id in ids for request in batch):
             harm()
-        return complete(self, batch)
 
-    monkeypatch.setattr(StaticEngine, "_complete", failing)
+    answering.before_batches(monkeypatch, failing)
 
 
 def texts(store):
@@ -134,17 +136,17 @@ def test_a_row_whose_error_differs_each_time_is_settled_by_the_first(llama, monk
         with pytest.raises(KilledError):
             generate.run(stage)
     assert not [name for name in outputs(store) if name.startswith("errors/")]
-    monkeypatch.setattr(StaticEngine, "_complete", answering.killed)
+    answering.before_batches(monkeypatch, answering.killed)
     generate.run(StageRun.open(store, answering.RUN, "generate", stage.recipe))
     (error,) = lines(store, "errors/")
     assert (error["id"], error["message"]) == ("5", "poison")
 
 
 def test_an_engine_that_fails_for_every_row_stops_the_stage(llama, monkeypatch):
-    def failing(self, batch):
+    def failing(batch):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(StaticEngine, "_complete", failing)
+    answering.before_batches(monkeypatch, failing)
     store = MemoryStore()
     with pytest.raises(QatuneError, match=r"fails for every question.*no kernel image"):
         run(store, llama, None, adapter="none")

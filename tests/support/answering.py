@@ -14,6 +14,8 @@ from qatune.data.records import ROWS
 from qatune.data.requests import Question
 from qatune.model import adapters
 from qatune.model.answering import encode
+from qatune.model.engines import continuous
+from qatune.model.engines.static import StaticEngine
 from qatune.model.loading import LoadedModel, load_model
 from qatune.model.tokenizing import load_tokenizer
 from qatune.report import inputs
@@ -40,6 +42,9 @@ SHARDED = [(f"question {number}", f"answer {number}") for number in range(1, 14)
 SHARDED[4] = (" \t", "an empty question")
 
 
+SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "chunk_rows": 3}
+
+
 class KilledError(BaseException):
     """As SIGKILL: nothing handles it."""
 
@@ -64,7 +69,7 @@ def random_adapter(folder: Path, into: Path, quantization: str = "none") -> Path
 
 
 def recipe(folder: Path, model: dict | None = None, **generate) -> Recipe:
-    settings = {"max_new_tokens": 8, "batch_size": 4, "chunk_rows": 3} | generate
+    settings = SETTINGS | generate
     return Recipe(
         model=Model(source=str(folder), **{"dtype": "float32"} | (model or {})),
         data=Data(source="unused.csv", columns=Columns()),
@@ -156,6 +161,23 @@ def rows_of(store):
         (row.id, row.question, row.base.text, row.base.tokens, pytest.approx(row.base.nll))
         for row in answered
     ], failed
+
+
+def before_batches(monkeypatch, act):
+    """Let `act` hear of the requests that an engine takes in together, before it does."""
+
+    def hook(owner, name):
+        take_in = getattr(owner, name)
+
+        def hooked(self, batch):
+            if batch:
+                act(batch)
+            return take_in(self, batch)
+
+        monkeypatch.setattr(owner, name, hooked)
+
+    hook(StaticEngine, "_complete")
+    hook(continuous._Table, "admit")
 
 
 def killed(*_):

@@ -1,14 +1,21 @@
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from tests.support import answering, tiny
 
+from qatune.config import Generate, Lora
 from qatune.data.requests import Sampling
-from qatune.model.engines import Completion, Failure, Request, StaticEngine
+from qatune.model import adapters
+from qatune.model.engines.choice import default_engine
+from qatune.model.engines.continuous import ContinuousEngine, obstacle
+from qatune.model.engines.protocol import Completion, Failure, Request
+from qatune.model.engines.static import StaticEngine
 
+SMOLLM2 = Path.home() / ".cache/qatune/models/smollm2-135m-instruct"
 MAKERS = {"gpt2": tiny.tiny_gpt2, "llama": tiny.tiny_llama}
 QUESTIONS = ("def add", "What does textwrap.dedent do?", "x", "a b c d e f g h", "leading " * 9)
 
@@ -38,8 +45,13 @@ def requests(loaded, **changes):
     ]
 
 
-def answers(loaded, wanted, batch_size=16):
-    results = list(StaticEngine(loaded, batch_size).generate(wanted))
+@pytest.fixture(params=[StaticEngine, ContinuousEngine])
+def engine(request):
+    return request.param
+
+
+def answers(engine, loaded, wanted, batch_size=16):
+    results = list(engine(loaded, batch_size).generate(wanted))
     assert all(isinstance(result, Completion) for result in results), results
     return {
         (result.request.id, result.request.adapter): (result.token_ids, result.finish)
@@ -48,17 +60,17 @@ def answers(loaded, wanted, batch_size=16):
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_p=0.95, top_k=50, seed=7)])
-def test_an_answer_is_the_same_alone_and_in_any_batch(loaded, sampling):
+def test_an_answer_is_the_same_alone_and_in_any_batch(engine, loaded, sampling):
     wanted = requests(loaded, sampling=sampling)
-    together = answers(loaded, wanted)
+    together = answers(engine, loaded, wanted)
     alone = {}
     for request in wanted:
-        alone |= answers(loaded, [request])
-    assert together == alone == answers(loaded, wanted[::-1], batch_size=2)
+        alone |= answers(engine, loaded, [request])
+    assert together == alone == answers(engine, loaded, wanted[::-1], batch_size=2)
     assert len({tuple(ids) for ids, _ in together.values()}) > 1
 
 
-def test_greedy_is_what_the_model_itself_finds_likeliest(loaded):
+def test_greedy_is_what_the_model_itself_finds_likeliest(engine, loaded):
     request = requests(loaded)[1]
     ids = list(request.prompt_ids)
     for _ in range(12):
@@ -66,53 +78,56 @@ def test_greedy_is_what_the_model_itself_finds_likeliest(loaded):
             ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
         if ids[-1] == loaded.tokenizer.eos_token_id:
             break
-    assert answers(loaded, requests(loaded))["row 1", False][0] == ids[len(request.prompt_ids) :]
+    assert (
+        answers(engine, loaded, requests(loaded))["row 1", False][0]
+        == ids[len(request.prompt_ids) :]
+    )
 
 
-def test_settings_in_the_models_folder_do_not_count(folder, loaded):
-    expected = answers(loaded, requests(loaded))
+def test_settings_in_the_models_folder_do_not_count(engine, folder, loaded):
+    expected = answers(engine, loaded, requests(loaded))
     fresh = answering.load(folder)
     fresh.model.generation_config.update(
         repetition_penalty=5.0, do_sample=True, temperature=3.0, max_new_tokens=1, min_new_tokens=40
     )
-    assert answers(fresh, requests(fresh)) == expected
+    assert answers(engine, fresh, requests(fresh)) == expected
 
 
-def test_rows_may_have_different_budgets(loaded):
+def test_rows_may_have_different_budgets(engine, loaded):
     wanted = [
         Request(request.id, request.prompt_ids, 1 + 3 * number)
         for number, request in enumerate(requests(loaded))
     ]
-    longest = answers(loaded, requests(loaded, max_new_tokens=13))
-    for (row_id, _), (ids, finish) in answers(loaded, wanted).items():
+    longest = answers(engine, loaded, requests(loaded, max_new_tokens=13))
+    for (row_id, _), (ids, finish) in answers(engine, loaded, wanted).items():
         budget = 1 + 3 * int(row_id.removeprefix("row "))
         assert ids == longest[row_id, False][0][:budget]
         assert finish == ("stop" if ids[-1] == loaded.tokenizer.eos_token_id else "length")
 
 
-def test_stop_ends_with_eos(loaded):
+def test_stop_ends_with_eos(engine, loaded):
     wanted = requests(loaded)
-    first = answers(loaded, wanted)["row 0", False][0][3]
+    first = answers(engine, loaded, wanted)["row 0", False][0][3]
     stopping = dataclasses.replace(loaded, tokenizer=SimpleNamespace(eos_token_id=first))
-    ids, finish = answers(stopping, wanted)["row 0", False]
+    ids, finish = answers(engine, stopping, wanted)["row 0", False]
     assert (ids[-1], finish) == (first, "stop")
     assert ids.index(first) == len(ids) - 1
 
 
-def test_the_budget_is_cut_to_the_positions_that_are_left(loaded):
+def test_the_budget_is_cut_to_the_positions_that_are_left(engine, loaded):
     """Rows near the end of the positions share a call with short ones: none may overrun."""
     full = [[5] * (loaded.positions - left) for left in (1, 2, 9)]
     wanted = [Request(f"full {len(ids)}", ids, 30) for ids in full]
-    results = answers(loaded, [*wanted, *requests(loaded, max_new_tokens=40)])
+    results = answers(engine, loaded, [*wanted, *requests(loaded, max_new_tokens=40)])
     for ids, left in zip(full, (1, 2, 9), strict=True):
         answer, finish = results[f"full {len(ids)}", False]
         assert len(answer) == left or finish == "stop"
     assert {key: results[key] for key in results if key[0].startswith("row")} == answers(
-        loaded, requests(loaded, max_new_tokens=40)
+        engine, loaded, requests(loaded, max_new_tokens=40)
     )
 
 
-def test_impossible_requests_fail_alone(loaded):
+def test_impossible_requests_fail_alone(engine, loaded):
     bad = [
         Request("full", [5] * loaded.positions, 4),
         Request("empty", [], 4),
@@ -120,7 +135,7 @@ def test_impossible_requests_fail_alone(loaded):
         Request("negative", [-1], 4),
     ]
     good = requests(loaded)
-    results = list(StaticEngine(loaded, 4).generate([*bad, *good]))
+    results = list(engine(loaded, 4).generate([*bad, *good]))
     failures = {r.request.id: r.fault.code for r in results if isinstance(r, Failure)}
     assert failures == {
         "full": "context_full",
@@ -131,26 +146,29 @@ def test_impossible_requests_fail_alone(loaded):
     completed = {
         (r.request.id, False): (r.token_ids, r.finish) for r in results if r.request in good
     }
-    assert completed == answers(loaded, good)
+    assert completed == answers(engine, loaded, good)
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [(ValueError("poison\nrow"), "engine_error"), (torch.OutOfMemoryError("m"), "out_of_memory")],
 )
-def test_a_row_that_makes_the_engine_raise_is_the_only_one_lost(loaded, monkeypatch, error, code):
+def test_a_row_that_makes_the_engine_raise_is_the_only_one_lost(
+    engine, loaded, monkeypatch, error, code
+):
     good = requests(loaded)
-    expected = answers(loaded, good)
+    expected = answers(engine, loaded, good)
     poison = Request("poison", [42, 43, 44, 42], 4)
-    forward = loaded.model.generate
+    forward = loaded.model.base_model.forward
 
-    def generate(input_ids, **settings):
-        if any(row[-4:] == poison.prompt_ids for row in input_ids.tolist()):
+    def failing(input_ids, **settings):
+        padded = (poison.prompt_ids in (row[:4], row[-4:]) for row in input_ids.tolist())
+        if any(padded):
             raise error
         return forward(input_ids=input_ids, **settings)
 
-    monkeypatch.setattr(loaded.model, "generate", generate)
-    results = list(StaticEngine(loaded, 16).generate([*good, poison]))
+    monkeypatch.setattr(loaded.model.base_model, "forward", failing)
+    results = list(engine(loaded, 16).generate([*good, poison]))
     (failure,) = [r for r in results if isinstance(r, Failure)]
     assert (failure.request, failure.fault.code) == (poison, code)
     assert "\n" not in failure.fault.message
@@ -159,19 +177,44 @@ def test_a_row_that_makes_the_engine_raise_is_the_only_one_lost(loaded, monkeypa
     } == expected
 
 
-def test_a_lost_device_is_not_a_rows_fault(loaded, monkeypatch):
-    def generate(**_):
+def test_a_row_that_breaks_the_engine_later_is_the_only_one_lost(engine, loaded, monkeypatch):
+    good = answers(engine, loaded, requests(loaded, max_new_tokens=20))
+    tokens = {key: set(ids[:-1]) for key, (ids, _) in good.items()}
+    poisoned, own = next(
+        (key, own)
+        for key in tokens
+        if (own := tokens[key] - set.union(*(tokens[other] for other in tokens if other != key)))
+    )
+    forward = loaded.model.base_model.forward
+
+    def failing(input_ids, **settings):
+        if input_ids.shape[1] == 1 and own & set(input_ids.flatten().tolist()):
+            raise RuntimeError("poison")
+        return forward(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(loaded.model.base_model, "forward", failing)
+    results = list(engine(loaded, 16).generate(requests(loaded, max_new_tokens=20)))
+    (failure,) = [r for r in results if isinstance(r, Failure)]
+    assert failure.request.id == poisoned[0]
+    del good[poisoned]
+    assert {
+        (r.request.id, False): (r.token_ids, r.finish) for r in results if r is not failure
+    } == good
+
+
+def test_a_lost_device_is_not_a_rows_fault(engine, loaded, monkeypatch):
+    def failing(*_, **__):
         raise torch.AcceleratorError("device-side assert")
 
-    monkeypatch.setattr(loaded.model, "generate", generate)
+    monkeypatch.setattr(loaded.model.base_model, "forward", failing)
     with pytest.raises(torch.AcceleratorError):
-        list(StaticEngine(loaded, 16).generate(requests(loaded)))
+        list(engine(loaded, 16).generate(requests(loaded)))
 
 
-def test_base_and_adapter_answer_from_one_model(loaded, adapted):
+def test_base_and_adapter_answer_from_one_model(engine, loaded, adapted):
     plain, tuned = requests(adapted), requests(adapted, adapter=True)
-    results = answers(adapted, [*plain, *tuned])
-    assert {key: results[key] for key in results if not key[1]} == answers(loaded, plain)
+    results = answers(engine, adapted, [*plain, *tuned])
+    assert {key: results[key] for key in results if not key[1]} == answers(engine, loaded, plain)
     changed = [
         row
         for row in range(len(plain))
@@ -180,6 +223,61 @@ def test_base_and_adapter_answer_from_one_model(loaded, adapted):
     assert len(changed) == len(plain)
 
 
-def test_without_an_adapter_none_can_answer(loaded):
+def test_without_an_adapter_none_can_answer(engine, loaded):
     with pytest.raises(Exception, match="none is attached"):
-        list(StaticEngine(loaded, 16).generate(requests(loaded, adapter=True)))
+        list(engine(loaded, 16).generate(requests(loaded, adapter=True)))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_p=0.95, top_k=50, seed=7)])
+@pytest.mark.parametrize("places", [1, 2, 5, 16])
+def test_rows_that_come_and_go_are_answered_as_in_fixed_batches(adapted, sampling, places):
+    wanted = [
+        dataclasses.replace(request, max_new_tokens=budget, sampling=sampling, adapter=adapter)
+        for request, budget in zip(requests(adapted), (3, 40, 1, 17, 26), strict=True)
+        for adapter in (False, True)
+    ]
+    expected = answers(StaticEngine, adapted, wanted)
+    assert answers(ContinuousEngine, adapted, wanted[::-1], places) == expected
+
+
+@pytest.mark.parametrize(
+    ("maker", "reason"),
+    [
+        (lambda loaded: loaded.model.set_attn_implementation("eager"), "attention is not torch's"),
+        (lambda loaded: setattr(loaded.model.config, "sliding_window", 8), "attend to the whole"),
+    ],
+)
+def test_a_model_whose_rows_cannot_come_and_go_is_answered_in_batches(folder, maker, reason):
+    loaded, notes = answering.load(folder), []
+    spec = Generate(batch_size=4)
+    assert isinstance(default_engine(loaded, spec, notes.append), ContinuousEngine)
+    assert notes == []
+    maker(loaded)
+    assert isinstance(default_engine(loaded, spec, notes.append), StaticEngine)
+    (note,) = notes
+    assert reason in note
+    assert note.endswith("static is used instead")
+
+
+def test_an_adapter_of_another_kind_is_answered_in_batches(folder, tmp_path):
+    model = get_peft_model(
+        answering.load(folder).model, LoraConfig(target_modules="all-linear", use_dora=True)
+    )
+    assert "cannot be switched row by row" in obstacle(model)
+
+
+@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="the demo's model is not here")
+def test_a_real_model_and_adapter_answer_as_in_fixed_batches():
+    loaded = answering.load(SMOLLM2)
+    model = adapters.create(loaded.model, Lora(), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            weights.data.normal_(std=0.005, generator=generator)
+    loaded = dataclasses.replace(loaded, model=model.eval())
+    wanted = [
+        Request(text, loaded.tokenizer(text)["input_ids"], 4 + 5 * number, adapter=adapter)
+        for number, text in enumerate(QUESTIONS)
+        for adapter in (False, True)
+    ]
+    assert answers(ContinuousEngine, loaded, wanted, 3) == answers(StaticEngine, loaded, wanted)

@@ -11,8 +11,9 @@ from qatune.data.prompts import Template
 from qatune.data.records import Answer, AnsweredRow, FailedRow, Outcome
 from qatune.data.requests import Fault, Question
 from qatune.errors import QatuneError
-from qatune.model import devices, engines
-from qatune.model.engines import Completion, Engine, Failure, Request
+from qatune.model import devices
+from qatune.model.engines import protocol
+from qatune.model.engines.protocol import Completion, Engine, Failure, Request
 from qatune.model.loading import LoadedModel
 from qatune.model.scoring import Row, Scored, score
 
@@ -49,7 +50,7 @@ class Answerer:
     ) -> None:
         self._loaded, self._engine = loaded, engine
         self._template, self._batch_size = template, batch_size
-        self._variants = (False, True) if engines.has_adapter(loaded.model) else (False,)
+        self._variants = (False, True) if protocol.has_adapter(loaded.model) else (False,)
 
     def broken(self) -> Fault | None:
         """Ask for a token after a prompt that cannot be at fault; return what fails for it."""
@@ -89,8 +90,8 @@ class Answerer:
         if fault := requests.fault(question.question or ""):
             return fault
         encoded = encode(question, self._loaded.tokenizer, self._template)
-        vocabulary = engines.vocabulary(self._loaded.model)
-        return engines.foreign_token(encoded.expected_ids or (), vocabulary) or encoded
+        vocabulary = protocol.vocabulary(self._loaded.model)
+        return protocol.foreign_token(encoded.expected_ids or (), vocabulary) or encoded
 
     def _complete(
         self, questions: Sequence[Question], faults: dict[str, Fault], done: Done
@@ -122,7 +123,7 @@ class Answerer:
             if expected and len(prompt) + len(expected) <= self._loaded.positions:
                 rows[question.id] = ([*prompt, *expected], len(prompt))
         try:
-            with engines.variant(self._loaded.model, adapter=adapter):
+            with protocol.variant(self._loaded.model, adapter=adapter):
                 return self._score_rows(rows, done)
         except (torch.AcceleratorError, QatuneError):
             raise
@@ -131,12 +132,12 @@ class Answerer:
         scores: dict[str, Scored] = {}
         for name, row in rows.items():
             try:
-                with engines.variant(self._loaded.model, adapter=adapter):
+                with protocol.variant(self._loaded.model, adapter=adapter):
                     scores |= self._score_rows({name: row}, done)
             except (torch.AcceleratorError, QatuneError):
                 raise
             except Exception as error:  # noqa: BLE001 - as above
-                faults.setdefault(name, engines.error_fault(error))
+                faults.setdefault(name, protocol.error_fault(error))
         return scores
 
     def _score_rows(self, rows: dict[str, Row], done: Done) -> dict[str, Scored]:

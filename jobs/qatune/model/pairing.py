@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from qatune.data.requests import Fault
-from qatune.model import engines
-from qatune.model.engines import Request, generate_ids, until
+from qatune.model.engines import protocol
+from qatune.model.engines.protocol import Request, until
+from qatune.model.engines.static import generate_ids
 from qatune.model.loading import LoadedModel
 
 Show = Callable[[Sequence[list[int]]], None]
@@ -19,14 +20,14 @@ def answer_both(loaded: LoadedModel, request: Request, show: Show) -> list[list[
 
     A prompt that cannot be answered is a Fault.
     """
-    words = engines.vocabulary(loaded.model)
-    if fault := engines.check(request, loaded.positions, words):
+    words = protocol.vocabulary(loaded.model)
+    if fault := protocol.check(request, loaded.positions, words):
         return fault
-    engines.forget_folder_settings(loaded.model)
+    protocol.forget_folder_settings(loaded.model)
     budget = min(request.max_new_tokens, loaded.positions - len(request.prompt_ids))
     more: dict[str, Any] = {}
     rows = 1
-    if engines.has_adapter(loaded.model):
+    if protocol.has_adapter(loaded.model):
         rows, more = 2, {"adapter_names": ["__base__", "default"]}
     streamer = _Streamer(rows, int(loaded.tokenizer.eos_token_id), show)
     return generate_ids(loaded, [request] * rows, [budget] * rows, streamer=streamer, **more)

@@ -39,6 +39,16 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
+def draw(logits: Tensor, row_id: str, sampling: Sampling, position: int) -> Tensor:
+    """Return the token, a scalar tensor, that a row takes as its number `position` (from 0).
+
+    `logits` are (vocabulary,); the temperature is above 0.
+    """
+    scaled = restrict(logits.double() / sampling.temperature, sampling.top_k, sampling.top_p)
+    noise = gumbel(sampling.seed, row_id, position, len(logits)).to(logits.device)
+    return torch.argmax(scaled + noise)
+
+
 class RowSampler(LogitsProcessor):  # type: ignore[misc]
     """Turns scores into ones whose argmax is each row's choice. Greedy rows are left alone."""
 
@@ -52,13 +62,7 @@ class RowSampler(LogitsProcessor):  # type: ignore[misc]
         position = input_ids.shape[1] - self._prompt_width
         for index, (row_id, sampling) in enumerate(self._rows):
             if sampling.temperature > 0:
-                scores[index] = _perturbed(scores[index], row_id, sampling, position)
+                chosen = draw(scores[index], row_id, sampling, position)
+                # The largest stays the largest in float32, whatever rounding does to the others.
+                scores[index] = torch.full_like(scores[index], -math.inf).index_fill(0, chosen, 0.0)
         return scores
-
-
-def _perturbed(logits: Tensor, row_id: str, sampling: Sampling, position: int) -> Tensor:
-    scaled = restrict(logits.double() / sampling.temperature, sampling.top_k, sampling.top_p)
-    noise = gumbel(sampling.seed, row_id, position, len(logits)).to(logits.device)
-    # The largest stays the largest in float32, whatever rounding does to the others.
-    chosen = torch.argmax(scaled + noise)
-    return torch.full_like(logits, -math.inf).index_fill(0, chosen, 0.0)

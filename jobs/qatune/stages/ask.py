@@ -18,7 +18,7 @@ from qatune.data.prompts import Template
 from qatune.data.requests import Fault, Question, Sampling
 from qatune.errors import BadDataError, MissingInputError
 from qatune.model.answering import encode, text_of
-from qatune.model.engines import Request
+from qatune.model.engines.protocol import Request
 from qatune.model.loading import LoadedModel
 from qatune.model.opening import find_model
 from qatune.model.pairing import answer_both

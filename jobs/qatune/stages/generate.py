@@ -18,9 +18,9 @@ from qatune.data.shards import Layout, Shard
 from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
-from qatune.model import engines
 from qatune.model.answering import Answerer
-from qatune.model.engines import StaticEngine
+from qatune.model.engines.choice import default_engine
+from qatune.model.engines.protocol import ENGINE_ERROR
 from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions, shard_records
 from qatune.store.artifacts import StageRun
@@ -177,7 +177,7 @@ def _answerer(stage: StageRun, model: FoundModel) -> Answerer:
     with stage.timed("loading"):
         loaded = model.load(recipe.model, stage.note)
     stage.device = loaded.device_name
-    engine = StaticEngine(loaded, recipe.generate.batch_size)
+    engine = default_engine(loaded, recipe.generate, stage.note)
     return Answerer(loaded, engine, Template.of(recipe.data), recipe.generate.batch_size)
 
 
@@ -205,7 +205,7 @@ def _save(stage: StageRun, work: _Work, number: int, rows: Sequence[Outcome]) ->
 def _refuse_broken_engine(answerer: Answerer, rows: Sequence[Outcome]) -> None:
     """Raise where the engine fails for whatever it is asked: that is not the rows' fault."""
     answered, failed = answers.divided(rows)
-    if answered or not any(row.code == engines.ENGINE_ERROR for row in failed):
+    if answered or not any(row.code == ENGINE_ERROR for row in failed):
         return
     if fault := answerer.broken():
         raise QatuneError(f"the model fails for every question, with: {fault.message}")

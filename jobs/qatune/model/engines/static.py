@@ -1,61 +1,31 @@
-"""Engines answer prompts with a loaded model. One small interface, so that they can be swapped."""
+"""The plain engine: batches of like length through `model.generate`. What others must equal."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers import StoppingCriteriaList as Criteria
 
-from qatune.data.records import Finish
-from qatune.data.requests import Fault, Sampling
 from qatune.errors import QatuneError
 from qatune.model import devices
+from qatune.model.engines.protocol import (
+    Completion,
+    Failure,
+    Request,
+    budget,
+    completion,
+    error_fault,
+    forget_folder_settings,
+    sort_out,
+    until,
+    variant,
+    vocabulary,
+)
 from qatune.model.loading import LoadedModel
 from qatune.model.sampling import RowSampler
-
-ENGINE_ERROR = "engine_error"
-OUT_OF_MEMORY = "out_of_memory"
-_NO_MEMORY = "can't allocate memory"  # torch on a CPU has no class of its own for it
-_MESSAGE_CHARACTERS = 300
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt to answer."""
-
-    id: str
-    prompt_ids: Sequence[int]
-    max_new_tokens: int
-    """At least 1. Cut to what the model's positions leave."""
-    sampling: Sampling = field(default_factory=Sampling)
-    adapter: bool = False
-    """Answer with the adapter; False answers with the base model."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    request: Request
-    token_ids: list[int]
-    """Generated ids; with finish `stop` the last one is EOS."""
-    finish: Finish
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A request that got no answer; the others are none the worse for it."""
-
-    request: Request
-    fault: Fault
-
-
-class Engine(Protocol):
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
-        """Yield each request's result once, as it is ready, in any order."""
 
 
 class StaticEngine:
@@ -75,12 +45,8 @@ class StaticEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
         """Yield results batch by batch, short prompts first, base and adapter in turn."""
-        fitting = []
-        for request in requests:
-            if fault := check(request, self._loaded.positions, self._words):
-                yield Failure(request, fault)
-            else:
-                fitting.append(request)
+        fitting, failures = sort_out(requests, self._loaded.positions, self._words)
+        yield from failures
         base = self._batches([request for request in fitting if not request.adapter])
         adapter = self._batches([request for request in fitting if request.adapter])
         for batch in chain.from_iterable(zip_longest(base, adapter)):
@@ -88,7 +54,7 @@ class StaticEngine:
                 yield from self._answer(batch)
 
     def _budget(self, request: Request) -> int:
-        return min(request.max_new_tokens, self._loaded.positions - len(request.prompt_ids))
+        return budget(request, self._loaded.positions)
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
         """Split into batches in which even the longest prompt may use the largest budget.
@@ -130,7 +96,7 @@ class StaticEngine:
         with variant(self._loaded.model, adapter=batch[0].adapter):
             generated = generate_ids(self._loaded, batch, budgets)
         return [
-            Completion(request, ids, "stop" if ids[-1] == self._eos else "length")
+            completion(request, ids, self._eos)
             for request, ids in zip(batch, generated, strict=True)
         ]
 
@@ -163,73 +129,6 @@ def generate_ids(
     )
     rows = output[:, width:].tolist()
     return [until(eos, row[:budget]) for row, budget in zip(rows, budgets, strict=True)]
-
-
-def until(eos: int, ids: list[int]) -> list[int]:
-    """Cut what follows the first EOS."""
-    return ids[: ids.index(eos) + 1] if eos in ids else ids
-
-
-def forget_folder_settings(model: Any) -> None:
-    """Drop the model folder's generation settings, which generate() falls back to.
-
-    A repetition penalty there, say, would change answers without the recipe's knowledge.
-    """
-    for one in {model, causal_lm(model)}:
-        one.generation_config = GenerationConfig()
-
-
-def check(request: Request, positions: int, words: int) -> Fault | None:
-    """Name what makes a request impossible for a model, before it can harm a batch."""
-    if not request.prompt_ids:
-        return Fault("empty_prompt", "the question has no tokens")
-    if len(request.prompt_ids) >= positions:
-        return Fault(
-            "context_full",
-            f"the question takes {len(request.prompt_ids)} tokens and the model holds {positions}: "
-            "no room for an answer",
-        )
-    return foreign_token(request.prompt_ids, words)
-
-
-def foreign_token(ids: Sequence[int], words: int) -> Fault | None:
-    """Name the first id that a model with `words` embeddings does not have."""
-    for token in ids:
-        if not 0 <= token < words:
-            return Fault("out_of_vocabulary", f"token {token} is not one of the model's {words}")
-    return None
-
-
-def vocabulary(model: Any) -> int:
-    """Count the tokens that the model has an embedding for."""
-    return int(model.get_input_embeddings().weight.shape[0])
-
-
-def causal_lm(model: Any) -> Any:
-    """Return the model itself, without the wrapping of its adapter."""
-    return model.get_base_model() if has_adapter(model) else model
-
-
-def has_adapter(model: Any) -> bool:
-    return hasattr(model, "disable_adapter")
-
-
-def variant(model: Any, *, adapter: bool) -> AbstractContextManager[Any]:
-    """Answer as the adapter, or as the base alone, inside; both share the base's weights."""
-    if adapter and not has_adapter(model):
-        raise QatuneError("an answer of the adapter was asked for, but none is attached")
-    switched: AbstractContextManager[Any] = (
-        model.disable_adapter() if has_adapter(model) and not adapter else nullcontext()
-    )
-    return switched
-
-
-def error_fault(error: Exception) -> Fault:
-    """Describe in one line what an engine raised for a row."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY in text
-    code = OUT_OF_MEMORY if no_memory else ENGINE_ERROR
-    return Fault(code, text[:_MESSAGE_CHARACTERS])
 
 
 class _RowBudgets(StoppingCriteria):  # type: ignore[misc]
