@@ -6,7 +6,7 @@ Training fields carry the names that users of TRL and PEFT know.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 def _whole_number(value: Any) -> Any:
@@ -186,12 +186,27 @@ class Generate(Section):
     """0 considers every token."""
     seed: Seed = 0
     """Each row draws from its own stream of (seed, id): answers do not depend on the batch."""
-    engine: Literal["continuous", "static"] = "continuous"
-    """`static`: batches of rows of like length. `continuous`: an ended row makes room at once."""
+    engine: Literal["continuous", "static", "ctranslate2"] = "continuous"
+    """`static`: batches of rows of like length. `continuous`: an ended row makes room at once.
+    `ctranslate2` computes by other means: it answers only once it has shown `parity`."""
+    compute_type: Literal["float32", "int8"] = "float32"
+    """What ctranslate2 multiplies in."""
+    parity: Share = 0.9
+    """Share of 32 sampled answers that `ctranslate2` must give token for token as `continuous`
+    does, else that one answers. Two float32 engines may part at a near tie; int8 parts often."""
     batch_size: Whole = Field(16, gt=0)
     """Rows at work together; `continuous` has as many of the base and of the adapter."""
     chunk_rows: Whole = Field(64, gt=0)
     """Rows per part in the store: what an interrupted run has to do again at most."""
+
+    @model_validator(mode="after")
+    def _samples_as_we_do(self) -> "Generate":
+        if self.temperature > 0 and self.engine == "ctranslate2":
+            raise ValueError(
+                f"engine {self.engine} draws otherwise than (seed, id) say: set temperature to 0, "
+                "or engine to continuous"
+            )
+        return self
 
 
 class Recipe(Section):

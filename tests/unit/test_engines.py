@@ -259,10 +259,9 @@ def test_a_model_whose_rows_cannot_come_and_go_is_answered_in_batches(folder, ma
     assert note.endswith("static is used instead")
 
 
-def test_an_adapter_of_another_kind_is_answered_in_batches(folder, tmp_path):
-    model = get_peft_model(
-        answering.load(folder).model, LoraConfig(target_modules="all-linear", use_dora=True)
-    )
+def test_an_adapter_of_another_kind_is_answered_in_batches(tmp_path):
+    settings = LoraConfig(target_modules="all-linear", use_dora=True)
+    model = get_peft_model(answering.load(tiny.tiny_llama(tmp_path)).model, settings)
     assert "cannot be switched row by row" in obstacle(model)
 
 

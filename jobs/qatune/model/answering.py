@@ -59,6 +59,11 @@ class Answerer:
         results = self._engine.generate(asked)
         return next((each.fault for each in results if isinstance(each, Failure)), None)
 
+    def requests(self, questions: Sequence[Question]) -> list[Request]:
+        """Return what the engine would be asked for those questions that can be."""
+        encoded = (self._encoded(question) for question in questions)
+        return self._requests([each for each in encoded if isinstance(each, Question)])
+
     def answer(self, questions: Sequence[Question], done: Done) -> list[Outcome]:
         """Answer a chunk, in its order; ids are unique in it.
 
@@ -97,11 +102,7 @@ class Answerer:
         self, questions: Sequence[Question], faults: dict[str, Fault], done: Done
     ) -> dict[tuple[str, bool], Completion]:
         """Return completions by (id, adapter); add what fails to `faults`."""
-        asked = [
-            Request(row.id, row.prompt_ids or (), row.max_new_tokens, row.sampling, adapter)
-            for row in questions
-            for adapter in self._variants
-        ]
+        asked = self._requests(questions)
         completions = {}
         last = self._variants[-1]
         for result in self._engine.generate(asked):
@@ -112,6 +113,13 @@ class Answerer:
                 completions[request.id, request.adapter] = result
             done(int(request.adapter == last))
         return completions
+
+    def _requests(self, questions: Sequence[Question]) -> list[Request]:
+        return [
+            Request(row.id, row.prompt_ids or (), row.max_new_tokens, row.sampling, adapter)
+            for row in questions
+            for adapter in self._variants
+        ]
 
     def _score(
         self, questions: Sequence[Question], adapter: bool, faults: dict[str, Fault], done: Done

@@ -54,6 +54,7 @@ def render(found: Inputs, metrics: dict[str, Any]) -> bytes:
         charts=[(title, _markup(svg), words) for title, svg, words in _charts(found)],
         rejected=_rejected(found),
         stages=found.stages,
+        certificates=found.stages["generate"].certificates,
         digests=found.digests,
         spent_on=figures.SPENT,
         spent=figures.spent,

@@ -19,7 +19,8 @@ from qatune.errors import InterruptedRunError, MissingInputError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
 from qatune.model.answering import Answerer
-from qatune.model.engines.choice import default_engine
+from qatune.model.engines import parity
+from qatune.model.engines.choice import candidate_engine, default_engine
 from qatune.model.engines.protocol import ENGINE_ERROR
 from qatune.model.opening import FoundModel, find_model
 from qatune.store import questions, shard_records
@@ -38,6 +39,8 @@ class _Work:
     shard: Shard
     rows: Questions
     layout: Layout
+    folder: Path
+    """Scratch."""
 
     @property
     def total(self) -> int:
@@ -69,9 +72,9 @@ def _do_shard(stage: StageRun, shard: Shard, folder: Path) -> Questions:
     with stage.timed("loading"):
         rows = _questions(stage, folder)
     stage.used(rows.files)
-    work = _Work(shard, rows, Layout(rows.total, stage.recipe.generate.chunk_rows))
+    work = _Work(shard, rows, Layout(rows.total, stage.recipe.generate.chunk_rows), folder)
     if work.total:
-        _answer(stage, work, folder)
+        _answer(stage, work)
     _account(stage, work)
     divide(stage, shard.of, work.layout)
     shard_records.save_record(stage, shard)
@@ -89,10 +92,10 @@ def _questions(stage: StageRun, folder: Path) -> Questions:
     return questions.held_out(stage.store, stage.parent("preprocess"), folder, defaults)
 
 
-def _answer(stage: StageRun, work: _Work, folder: Path) -> None:
+def _answer(stage: StageRun, work: _Work) -> None:
     with stage.timed("loading"):
         train = stage.parent("train") if "train" in stage.upstream else None
-        model = find_model(stage.store, stage.run, stage.recipe, train, folder / "adapter")
+        model = find_model(stage.store, stage.run, stage.recipe, train, work.folder / "adapter")
         if "preprocess" in stage.upstream:
             preprocess = stage.parent("preprocess")
             check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)
@@ -130,7 +133,7 @@ def _answer_missing_parts(
             bar.skip(len(chunk))
         else:
             if answerer is None:
-                answerer = _answerer(stage, model)
+                answerer = _answerer(stage, work, model)
                 started = time.monotonic()
                 done(0)
             with stage.timed("working"):
@@ -141,7 +144,7 @@ def _answer_missing_parts(
             tokens += _generated_tokens(rows)
         saved += len(chunk)
     if answerer is None and work.total:
-        _answerer(stage, model)  # for what its record says of the model: device and fallbacks
+        _answerer(stage, work, model)  # for what its record says of the model: device and fallbacks
     if answered:
         rates = (answered / (time.monotonic() - started), tokens / stage.seconds["working"])
         stage.counters |= {
@@ -172,13 +175,25 @@ def _stop(saved: int, total: int, *, moved: bool) -> None:
     )
 
 
-def _answerer(stage: StageRun, model: FoundModel) -> Answerer:
+def _answerer(stage: StageRun, work: _Work, model: FoundModel) -> Answerer:
     recipe = stage.recipe
     with stage.timed("loading"):
         loaded = model.load(recipe.model, stage.note)
-    stage.device = loaded.device_name
-    engine = default_engine(loaded, recipe.generate, stage.note)
-    return Answerer(loaded, engine, Template.of(recipe.data), recipe.generate.batch_size)
+        stage.device = loaded.device_name
+        default = default_engine(loaded, recipe.generate, stage.note)
+        size = recipe.generate.batch_size
+        answerer = Answerer(loaded, default, Template.of(recipe.data), size)
+        candidate = candidate_engine(model, loaded, recipe, work.folder)
+        if candidate is None:
+            return answerer
+        rows = parity.sample(row for _, chunk in work.chunks() for row in chunk)
+        asked = answerer.requests(rows)
+        certificate = parity.certify(candidate, default, loaded, asked, recipe.generate)
+        stage.certificates.append(certificate)
+        if certificate.passed:
+            return Answerer(loaded, candidate, Template.of(recipe.data), size)
+        stage.note(parity.refusal(certificate))
+    return answerer
 
 
 def _chunks(rows: Questions, size: int) -> Iterator[tuple[int, list[Question]]]:

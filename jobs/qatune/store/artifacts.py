@@ -14,7 +14,7 @@ from qatune.errors import BadRecipeError, MissingInputError
 from qatune.log import Progress
 from qatune.store import manifests
 from qatune.store.heartbeats import beating
-from qatune.store.manifests import Manifest
+from qatune.store.manifests import Certificate, Manifest
 from qatune.store.objects import (
     ObjectRef,
     Store,
@@ -108,6 +108,7 @@ class StageRun:
     counters: dict[str, int | float | str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(manifests.SECONDS, 0))
+    certificates: list[Certificate] = field(default_factory=list)
     _nested: float = 0.0
     _bound: bool = False
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)
@@ -208,6 +209,7 @@ class StageRun:
             counters=self.counters,
             seconds={kind: round(spent, 3) for kind, spent in self.seconds.items()},
             notes=self.notes,
+            certificates=self.certificates,
             versions=manifests.versions(),
             device=self.device,
             image=manifests.image(),

@@ -16,7 +16,7 @@ from qatune.store.objects import ObjectRef, Store
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "pyarrow",
-    "sacrebleu", "rouge-score",
+    "sacrebleu", "rouge-score", "ctranslate2",
 )  # fmt: skip
 
 
@@ -31,6 +31,25 @@ class Sealed(BaseModel):
 
     seal: str = ""
     """SHA-256 of all else in it: the last manifest of a run has no other that names it."""
+
+
+class Certificate(BaseModel):
+    """How the answers of an engine compared with the default one's, on a sample of the rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str
+    compute_type: str
+    rows: int
+    """Answers compared, those of the adapter counted apart."""
+    rows_equal: int
+    """Token for token."""
+    asked_share: float
+    largest_difference: float
+    """Of the likelihood of the default engine's answers, in nats per token."""
+    allowed_difference: float
+    passed: bool
+    """Whether the engine answered. If not, the default one did."""
 
 
 class Manifest(Sealed):
@@ -49,6 +68,8 @@ class Manifest(Sealed):
     """Keys are those of SECONDS."""
     notes: Sequence[str]
     """Fallbacks: what was asked for and what was done instead."""
+    certificates: Sequence[Certificate] = ()
+    """One for each shard that another engine than the default ones was asked for."""
     versions: Mapping[str, str]
     device: str
     image: str | None

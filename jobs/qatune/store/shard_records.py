@@ -109,6 +109,7 @@ def merged(end: Manifest, records: Sequence[Record]) -> Manifest:
                 for kind in end.seconds
             },
             "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
+            "certificates": [each for part in parts for each in part.certificates],
             "versions": {
                 name: _listed(part.versions.get(name) for part in parts)
                 for name in sorted({name for part in parts for name in part.versions})

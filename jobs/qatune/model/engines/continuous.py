@@ -172,7 +172,7 @@ class _Table:
         return completions
 
     def _forward(self, base: int, ids: Tensor, cache: Any, **more: Any) -> Tensor:
-        """Return the last layer's states, (rows, tokens, width). From `base` on rows are adapted."""
+        """Return the last states, (rows, tokens, width). Rows from `base` on are adapted."""
         with torch.no_grad(), adapter_from(self._lora, base):
             states: Tensor = self._model.base_model(
                 input_ids=ids.to(self._loaded.device), past_key_values=cache, use_cache=True, **more

@@ -101,6 +101,16 @@ def check(request: Request, positions: int, words: int) -> Fault | None:
     return foreign_token(request.prompt_ids, words)
 
 
+def greedy_fault(request: Request, engine: str) -> Fault | None:
+    """Name what keeps a request from an engine whose random draws are not ours."""
+    if request.sampling.temperature <= 0:
+        return None
+    return Fault(
+        "unsupported_sampling",
+        f"{engine} draws otherwise than (seed, id) say: set temperature 0, or engine continuous",
+    )
+
+
 def foreign_token(ids: Sequence[int], words: int) -> Fault | None:
     """Name the first id that a model with `words` embeddings does not have."""
     for token in ids:

@@ -1,6 +1,6 @@
 """The plain engine: batches of like length through `model.generate`. What others must equal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -47,58 +47,72 @@ class StaticEngine:
         """Yield results batch by batch, short prompts first, base and adapter in turn."""
         fitting, failures = sort_out(requests, self._loaded.positions, self._words)
         yield from failures
-        base = self._batches([request for request in fitting if not request.adapter])
-        adapter = self._batches([request for request in fitting if request.adapter])
-        for batch in chain.from_iterable(zip_longest(base, adapter)):
-            if batch:
-                yield from self._answer(batch)
-
-    def _budget(self, request: Request) -> int:
-        return budget(request, self._loaded.positions)
-
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Split into batches in which even the longest prompt may use the largest budget.
-
-        A row that has ended is padded on until its batch has: it must not run out of positions.
-        """
-        batch: list[Request] = []
-        steps = 0
-        for request in sorted(requests, key=lambda row: (len(row.prompt_ids), self._budget(row))):
-            steps = max(steps, self._budget(request))
-            overflows = len(request.prompt_ids) + steps > self._loaded.positions
-            if batch and (len(batch) == self._batch_size or overflows):
-                yield batch
-                batch, steps = [], self._budget(request)
-            batch.append(request)
-        if batch:
-            yield batch
-
-    def _answer(self, batch: Sequence[Request]) -> Iterator[Completion | Failure]:
-        """Answer a batch; if it fails, row by row, so that only the poison row is lost."""
-        try:
-            completed = self._complete(batch)
-        except (torch.AcceleratorError, QatuneError):
-            raise  # the device is gone: no row can be answered any more
-        except Exception as error:  # noqa: BLE001 - whatever a row provokes is that row's error
-            failure = Failure(batch[0], error_fault(error))
-        else:
-            yield from completed
-            return
-        devices.free_memory()
-        if len(batch) == 1:
-            yield failure
-        else:
-            for request in batch:
-                yield from self._answer([request])
+        for batch in alternating(
+            batches(
+                [row for row in fitting if row.adapter == adapter],
+                self._batch_size,
+                self._loaded.positions,
+            )
+            for adapter in (False, True)
+        ):
+            yield from isolated(batch, self._complete)
 
     def _complete(self, batch: Sequence[Request]) -> list[Completion]:
-        budgets = [self._budget(request) for request in batch]
+        budgets = [budget(request, self._loaded.positions) for request in batch]
         with variant(self._loaded.model, adapter=batch[0].adapter):
             generated = generate_ids(self._loaded, batch, budgets)
         return [
             completion(request, ids, self._eos)
             for request, ids in zip(batch, generated, strict=True)
         ]
+
+
+def batches(requests: Sequence[Request], size: int, positions: int) -> Iterator[list[Request]]:
+    """Split into batches in which even the longest prompt may use the largest budget.
+
+    A row that has ended is padded on until its batch has: it must not run out of positions.
+    """
+
+    def own(request: Request) -> int:
+        return budget(request, positions)
+
+    batch: list[Request] = []
+    steps = 0
+    for request in sorted(requests, key=lambda row: (len(row.prompt_ids), own(row))):
+        steps = max(steps, own(request))
+        overflows = len(request.prompt_ids) + steps > positions
+        if batch and (len(batch) == size or overflows):
+            yield batch
+            batch, steps = [], own(request)
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def alternating(divided: Iterable[Iterator[list[Request]]]) -> Iterator[list[Request]]:
+    """Take batches of base and adapter in turn."""
+    return (batch for batch in chain.from_iterable(zip_longest(*divided)) if batch)
+
+
+def isolated(
+    batch: Sequence[Request], complete: Callable[[Sequence[Request]], list[Completion]]
+) -> Iterator[Completion | Failure]:
+    """Answer a batch; if it fails, row by row, so that only the poison row is lost."""
+    try:
+        completed = complete(batch)
+    except (torch.AcceleratorError, QatuneError):
+        raise  # the device is gone: no row can be answered any more
+    except Exception as error:  # noqa: BLE001 - whatever a row provokes is that row's error
+        failure = Failure(batch[0], error_fault(error))
+    else:
+        yield from completed
+        return
+    devices.free_memory()
+    if len(batch) == 1:
+        yield failure
+    else:
+        for request in batch:
+            yield from isolated([request], complete)
 
 
 def generate_ids(
