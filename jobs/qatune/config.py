@@ -186,14 +186,14 @@ class Generate(Section):
     """0 considers every token."""
     seed: Seed = 0
     """Each row draws from its own stream of (seed, id): answers do not depend on the batch."""
-    engine: Literal["continuous", "static", "ctranslate2"] = "continuous"
+    engine: Literal["continuous", "static", "ctranslate2", "vllm"] = "continuous"
     """`static`: batches of rows of like length. `continuous`: an ended row makes room at once.
-    `ctranslate2` computes by other means: it answers only once it has shown `parity`."""
+    `ctranslate2` and `vllm` (GPU) compute by other means: they answer once they showed `parity`."""
     compute_type: Literal["float32", "int8"] = "float32"
     """What ctranslate2 multiplies in."""
     parity: Share = 0.9
-    """Share of 32 sampled answers that `ctranslate2` must give token for token as `continuous`
-    does, else that one answers. Two float32 engines may part at a near tie; int8 parts often."""
+    """Share of sampled answers that another engine must give token for token as `continuous` does,
+    else that one answers. Two float32 engines may part at a near tie; int8 parts often."""
     batch_size: Whole = Field(16, gt=0)
     """Rows at work together; `continuous` has as many of the base and of the adapter."""
     chunk_rows: Whole = Field(64, gt=0)
@@ -201,7 +201,7 @@ class Generate(Section):
 
     @model_validator(mode="after")
     def _samples_as_we_do(self) -> "Generate":
-        if self.temperature > 0 and self.engine == "ctranslate2":
+        if self.temperature > 0 and self.engine in ("ctranslate2", "vllm"):
             raise ValueError(
                 f"engine {self.engine} draws otherwise than (seed, id) say: set temperature to 0, "
                 "or engine to continuous"

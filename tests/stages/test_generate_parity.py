@@ -116,7 +116,7 @@ def test_an_architecture_that_does_not_convert_is_a_bad_recipe(made, monkeypatch
     from ctranslate2.converters import transformers
 
     monkeypatch.delitem(transformers._MODEL_LOADERS, "LlamaConfig")
-    with pytest.raises(BadRecipeError, match="ctranslate2 cannot convert this .*LlamaConfig"):
+    with pytest.raises(BadRecipeError, match=r"ctranslate2 cannot convert this .*LlamaConfig"):
         run(MemoryStore(), *made, engine="ctranslate2")
 
 

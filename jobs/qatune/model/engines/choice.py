@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qatune import config
-from qatune.model.engines import ctranslate2
+from qatune.model.engines import ctranslate2, vllm
 from qatune.model.engines.continuous import ContinuousEngine, obstacle
 from qatune.model.engines.parity import Candidate
 from qatune.model.engines.protocol import Engine
@@ -34,4 +34,6 @@ def candidate_engine(
     """
     if recipe.generate.engine == "ctranslate2":
         return ctranslate2.open_engine(model, loaded, recipe, scratch)
+    if recipe.generate.engine == "vllm":
+        return vllm.open_engine(model, loaded)
     return None

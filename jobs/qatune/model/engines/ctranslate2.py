@@ -39,10 +39,11 @@ class _Converted:
 
 class CTranslate2Engine:
     def __init__(
-        self, loaded: LoadedModel, converted: Mapping[bool, _Converted], batch_size: int
+        self, loaded: LoadedModel, converted: Mapping[bool, _Converted], spec: config.Generate
     ) -> None:
         """Take the model converted without (False) and with (True) its adapter."""
-        self._converted, self._batch_size = converted, batch_size
+        self.compute_type = spec.compute_type
+        self._converted, self._batch_size = converted, spec.batch_size
         self._eos = int(loaded.tokenizer.eos_token_id)
         self._positions = loaded.positions
 
@@ -108,7 +109,7 @@ def open_engine(
         _save_merged(model, recipe.model, merged)
         converted[True] = _convert(merged, scratch / "adapted", compute_type, loaded)
         shutil.rmtree(merged)
-    return CTranslate2Engine(loaded, converted, recipe.generate.batch_size)
+    return CTranslate2Engine(loaded, converted, recipe.generate)
 
 
 def _save_merged(model: FoundModel, spec: config.Model, folder: Path) -> None:

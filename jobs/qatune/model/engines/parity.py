@@ -21,6 +21,9 @@ LARGEST_DIFFERENCE = 0.1
 class Candidate(Engine, Protocol):
     """An engine that computes by other means than the loaded model."""
 
+    compute_type: str
+    """What it multiplies in."""
+
     def score(self, answered: Sequence[Completion]) -> list[float]:
         """Return each answer's mean negative log-likelihood per token, in nats."""
 
@@ -53,7 +56,7 @@ def certify(
     share = equal / len(expected) if expected else 0.0
     return Certificate(
         engine=spec.engine,
-        compute_type=spec.compute_type,
+        compute_type=candidate.compute_type,
         rows=len(expected),
         rows_equal=equal,
         asked_share=spec.parity,
