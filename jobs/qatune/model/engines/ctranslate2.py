@@ -42,7 +42,7 @@ class CTranslate2Engine:
         self, loaded: LoadedModel, converted: Mapping[bool, _Converted], spec: config.Generate
     ) -> None:
         """Take the model converted without (False) and with (True) its adapter."""
-        self.compute_type = spec.compute_type
+        self.compute_type: str = spec.compute_type
         self._converted, self._batch_size = converted, spec.batch_size
         self._eos = int(loaded.tokenizer.eos_token_id)
         self._positions = loaded.positions
