@@ -139,9 +139,9 @@ class Train(Section):
     warmup_ratio: Share = 0.03
     """Share of the steps over which the learning rate rises."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = (
-        "adamw_torch"
+        "adamw_torch_fused"
     )
-    """The paged ones need a GPU; without one adamw_torch stands in, and the manifest says so."""
+    """The paged ones need a GPU; without one adamw_torch_fused stands in, as the manifest says."""
     weight_decay: float = Field(0.001, ge=0)
     max_grad_norm: float = Field(0.3, ge=0)
     per_device_train_batch_size: Whole = Field(8, gt=0)

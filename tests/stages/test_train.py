@@ -268,7 +268,7 @@ def test_max_length_above_the_positions_is_capped_and_noted(folders):
 def test_paged_optimizers_without_a_gpu_are_replaced_and_noted(folders):
     ours = training.recipe(folders["llama"], optim="paged_adamw_32bit", max_steps=1)
     stage = run(MemoryStore(), ours)
-    assert any("adamw_torch is used instead" in note for note in stage.notes)
+    assert any("adamw_torch_fused is used instead" in note for note in stage.notes)
 
 
 def test_rows_above_max_length_are_cut_counted_and_noted(folders):

@@ -121,5 +121,5 @@ def _train(stage):
     stage.create("metrics.jsonl", lines(steps))
     stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703,
                       "tokens_per_second": 1234.4, "padding_share": 0.1234}  # fmt: skip
-    stage.note("paged_adamw_32bit needs a GPU: adamw_torch is used")
+    stage.note("paged_adamw_32bit needs a GPU: adamw_torch_fused is used")
     stage.finish()

@@ -105,16 +105,16 @@ def test_a_process_without_a_gpu_among_some_that_have_one():
     distributed._check_devices(["cuda", "cuda"])
 
 
-def drawn(seed=1, step=0, rank=0, batch=0):
+def drawn(seed=1, step=0, rank=0, part=0):
     trainer = SimpleNamespace(
-        _seed=seed, state=SimpleNamespace(global_step=step), _peers=Peers(rank, 4), _batch=batch
+        _seed=seed, state=SimpleNamespace(global_step=step), _peers=Peers(rank, 4)
     )
-    AdapterTrainer._draw_anew(trainer)
+    AdapterTrainer._draw_anew(trainer, part)
     return torch.rand(4).tolist()
 
 
-def test_masks_depend_on_seed_step_process_and_batch_alone():
-    places = [{}, {"seed": 2}, {"step": 1}, {"rank": 1}, {"batch": 1}]
+def test_masks_depend_on_seed_step_process_and_part_alone():
+    places = [{}, {"seed": 2}, {"step": 1}, {"rank": 1}, {"part": 1}]
     once, again = ([drawn(**place) for place in places] for _ in range(2))
     assert once == again
     assert len({tuple(numbers) for numbers in once}) == len(places)

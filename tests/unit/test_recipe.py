@@ -208,6 +208,20 @@ def test_the_reference_experiments_number_of_steps(name, steps):
     assert batches * train.num_train_epochs == steps
 
 
+@pytest.mark.parametrize("name", sorted(PER_MODEL))
+def test_the_fast_twin_takes_the_same_rows_and_steps(name):
+    twin, reference = (
+        dict(leaves(recipe.load(each).model_dump(mode="json"))) for each in (f"{name}-fast", name)
+    )
+    assert {field for field in twin if twin[field] != reference[field]} == {
+        "model.quantization", "model.dtype", "train.lora.lora_dropout",
+        "train.lora.target_modules", "train.optim", "train.train_sampling_strategy",
+        "train.save_steps", "train.save_total_limit",
+    }  # fmt: skip
+    assert twin["train.packing"]
+    assert twin["train.lora.lora_dropout"] == 0
+
+
 def test_every_field_is_frozen():
     loaded = Recipe.model_validate(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):

@@ -41,8 +41,8 @@ def total_steps(rows: int, train: config.Train, processes: int) -> int:
 def optimizer_name(wanted: str, device: str, note: Callable[[str], None]) -> str:
     """Return the recipe's optimizer, or the one that stands in where it cannot run."""
     if wanted.startswith("paged_") and device != "cuda":
-        note(f"train.optim {wanted} needs a GPU: adamw_torch is used instead")
-        return "adamw_torch"
+        note(f"train.optim {wanted} needs a GPU: adamw_torch_fused is used instead")
+        return "adamw_torch_fused"
     return wanted
 
 
