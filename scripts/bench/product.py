@@ -3,9 +3,8 @@
     python scripts/bench/product.py training|generation|preprocess RECIPE [--prepared STORE]
 
 The store is a temporary folder; `generation` works on a copy of a store in which the run's rows and
-adapter lie already. Training's seconds hold a held-out loss at the start and at the end, and the
-saving at the end; a recipe with one held-out row makes little of it. Those of generation hold the
-scoring of the expected answers, which no comparator does. Loading is left out of all.
+adapter lie already. Training's seconds are those of its steps; those of generation hold the scoring
+of the expected answers, which no comparator does. Loading is left out of all.
 """
 
 import argparse
@@ -47,11 +46,10 @@ def rows(store: Path, side: str, columns: list[str]) -> list[dict[str, Any]]:
 def training(recipe: Path, store: Path) -> Figures:
     stage("preprocess", recipe, store)
     counted = stage("train", recipe, store)["counters"]
-    seconds = counted["rows"] / counted["samples_per_second"]
     return {
-        "seconds": seconds,
+        "seconds": counted["tokens"] / counted["tokens_per_second"],
         "tokens": counted["tokens"],
-        "tokens_per_second": counted["tokens"] / seconds,
+        "tokens_per_second": counted["tokens_per_second"],
         "steps": counted["steps"],
         "loss": counted["train_loss"],
     }
