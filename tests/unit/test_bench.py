@@ -87,3 +87,14 @@ def test_a_part_runs_and_makes_a_table(name, tmp_path, monkeypatch):
     for figures in summary.values():
         assert figures.get("same_answers", 1) == 1
         assert figures.get("rows", 202) == 202 or figures["rows"] == 200  # nulls are rows read
+
+
+def test_growth_is_of_a_row(tmp_path):
+    import growth
+
+    model = tiny_gpt2(tmp_path / "gpt2")
+    few, more = growth.grown(model, 100), growth.grown(model, 400)
+    assert (few["rows"], more["rows"]) == (100, 400)
+    assert growth.slope(
+        {"rows": 100, "seconds": 1, "peak_mb": 10}, {"rows": 1100, "seconds": 3, "peak_mb": 11}
+    ) == (2000, 1048.576)

@@ -1,5 +1,8 @@
+import tracemalloc
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qatune.config import Split
@@ -79,3 +82,28 @@ def test_a_side_without_rows_is_refused(method, rows, size):
 def test_one_question_only_is_refused():
     with pytest.raises(BadDataError, match="same question"):
         held_out(Split(), 10, [7] * 10)
+
+
+def whole_groups(groups, asked):
+    """Hold out by the definition: sort, add up, take the nearest sum, of two the smaller."""
+    hashes, sizes = np.unique(groups, return_counts=True)
+    sums = np.cumsum(sizes)[:-1]
+    return groups <= hashes[int(np.argmin(np.abs(sums - asked)))]
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=60), st.integers(1, 59))
+def test_groups_come_as_near_to_the_size_as_they_can(groups, asked):
+    assume(asked < len(groups) and len(set(groups)) > 1)
+    hashes = np.array(groups, dtype=np.uint64)
+    found = held_out(Split(test_size=asked), len(groups), hashes)
+    assert found.tolist() == whole_groups(hashes, asked).tolist()
+
+
+def test_dividing_a_million_rows_takes_eleven_bytes_a_row():
+    rows = 1_000_000
+    groups = np.random.default_rng(0).integers(0, 2**63, rows, dtype=np.uint64)
+    tracemalloc.start()
+    held_out(Split(), rows, groups)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 11 * rows
