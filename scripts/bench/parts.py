@@ -19,6 +19,8 @@ COMPARATORS = HERE / "comparators"
 BATCH = 16
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 NEVER = 10**9
+PARITY = {"float32": 0.9, "int8": 0.25}
+"""Share of sampled answers that must be equal; what it was stands in the table."""
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.2}
 
 
@@ -40,8 +42,8 @@ class Asked:
 
 def training(asked: Asked) -> Part:
     """Rows a step: 8, or a pack of 1,024 tokens; of each setting one epoch, the loss over all."""
-    recipe, texts, lengths = _training_input(asked)
-    nf4 = _recipe(asked, asked.work / "training.csv", 1, "nf4")
+    recipe, texts, lengths = training_input(asked)
+    nf4 = recipe_of(asked, asked.work / "training.csv", 1, "nf4")
     script = str(COMPARATORS / "trl_training.py")
     trl = [script, str(asked.model), texts, "--dtype", devices.native_dtype()]
     trl += ["--targets", *asked.targets]
@@ -78,10 +80,10 @@ def training(asked: Asked) -> Part:
     )
 
 
-def _training_input(asked: Asked) -> tuple[str, str, list[int]]:
+def training_input(asked: Asked) -> tuple[str, str, list[int]]:
     """Return the recipe, the file of the texts that it trains on, and their lengths in tokens."""
     source = _cut(asked.source, asked.work / "training.csv", asked.training_rows + 1)
-    recipe = _recipe(asked, source, 1)
+    recipe = recipe_of(asked, source, 1)
     store = asked.work / "training-store"
     product.stage("preprocess", Path(recipe), store)
     rows = product.rows(store, "train", ["question", "answer", "input_ids"])
@@ -94,7 +96,7 @@ def generation(asked: Asked) -> Part:
     """Each prompt is answered by base and adapter, greedily; the product scores besides."""
     rows = asked.training_rows + asked.prompts
     source = _cut(asked.source, asked.work / "generation.csv", rows)
-    recipe, store = _recipe(asked, source, asked.prompts), asked.work / "generation-store"
+    recipe, store = recipe_of(asked, source, asked.prompts), asked.work / "generation-store"
     for stage in ("preprocess", "train"):
         product.stage(stage, Path(recipe), store)
     prompts = asked.work / "prompts.jsonl"
@@ -104,7 +106,7 @@ def generation(asked: Asked) -> Part:
     script = str(COMPARATORS / "hf_generation.py")
     hf = [script, str(asked.model), str(adapter), str(prompts), "--dtype", devices.native_dtype()]
     hf += ["--new-tokens", str(asked.new_tokens)]
-    own = [str(HERE / "product.py"), "generation", recipe, "--prepared", str(store)]
+    own = [str(HERE / "product.py"), "generation"]
     return Part(
         "generation",
         f"{asked.prompts} prompts, answered by base and adapter, at most {asked.new_tokens} new "
@@ -112,7 +114,11 @@ def generation(asked: Asked) -> Part:
         "answers_per_second",
         ["tokens", "same_answers", "peak_mb"],
         [
-            Contestant("qatune", own),
+            Contestant("qatune", [*own, recipe, "--prepared", str(store)]),
+            *(
+                Contestant(f"qatune, ctranslate2 {kind}", [*own, *engine], "qatune")
+                for kind, engine in _certified(asked, source, adapter)
+            ),
             Contestant("model.generate, row by row", hf, "qatune"),
             Contestant(
                 f"model.generate, batches of {BATCH}", [*hf, "--batch", str(BATCH)], "qatune"
@@ -120,6 +126,16 @@ def generation(asked: Asked) -> Part:
         ],
         _compare_answers,
     )
+
+
+def _certified(asked: Asked, source: Path, adapter: Path) -> Iterator[tuple[str, list[str]]]:
+    """Prepare a run of each engine that needs a certificate, with an adapter that is there."""
+    for kind in ("float32", "int8"):
+        engine = {"engine": "ctranslate2", "compute_type": kind, "parity": PARITY[kind]}
+        recipe = recipe_of(asked, source, asked.prompts, adapter=str(adapter), **engine)
+        store = asked.work / f"generation-{kind}-store"
+        product.stage("preprocess", Path(recipe), store)
+        yield kind, [recipe, "--prepared", str(store)]
 
 
 def _compare_answers(runs: Runs) -> None:
@@ -204,7 +220,9 @@ def _cut(source: Path, target: Path, rows: int) -> Path:
     return target
 
 
-def _recipe(asked: Asked, source: Path, held_out: int, quantization: str = "none") -> str:
+def recipe_of(
+    asked: Asked, source: Path, held_out: int, quantization: str = "none", **engine: str | float
+) -> str:
     """Write the recipe that equals what the comparators do, field by field; return its path."""
     fields = {
         "model": {"source": str(asked.model), "quantization": quantization},
@@ -221,9 +239,16 @@ def _recipe(asked: Asked, source: Path, held_out: int, quantization: str = "none
             "eval_steps": NEVER,
             "save_steps": NEVER,
         },
-        "generate": {"max_new_tokens": asked.new_tokens, "batch_size": BATCH},
+        "generate": {"max_new_tokens": asked.new_tokens, "batch_size": BATCH, **engine},
     }
-    return _write_recipe(asked.work / f"{source.stem}-{quantization}.yaml", fields)
+    name = "-".join(
+        [
+            source.stem,
+            quantization,
+            *(str(engine[key]) for key in sorted(engine) if key != "adapter"),
+        ]
+    )
+    return _write_recipe(asked.work / f"{name}.yaml", fields)
 
 
 def _write_recipe(path: Path, fields: dict[str, Any]) -> str:

@@ -56,7 +56,10 @@ def training(recipe: Path, store: Path) -> Figures:
 
 
 def generation(recipe: Path, store: Path) -> Figures:
-    counted = stage("generate", recipe, store)["counters"]
+    manifest = stage("generate", recipe, store)
+    counted, certificates = manifest["counters"], manifest["certificates"]
+    if not all(certificate["passed"] for certificate in certificates):
+        sys.exit(f"another engine answered: {manifest['notes']}")
     seconds = counted["rows"] / counted["prompts_per_second"]
     answers = {}
     for part in sorted((folder(store, "generate") / "parts").glob("*.jsonl")):

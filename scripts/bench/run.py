@@ -35,7 +35,7 @@ def main() -> None:
         "machine": machine.described(), "versions": machine.versions(), "parts": {}
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
-        asked = _asked(options, Path(name))
+        asked = asked_of(options, Path(name))
         for part in [options.part] if options.part else PARTS:
             results["parts"][part] = compared(part, asked, options.rounds)
             write(results, options.json, options.markdown)
@@ -86,7 +86,7 @@ def _rows() -> Path:
     return Path(given) / "mbpp.csv" if given else CACHE / "demo/python-docs.csv"
 
 
-def _asked(options: argparse.Namespace, work: Path) -> Asked:
+def asked_of(options: argparse.Namespace, work: Path) -> Asked:
     large, size = work / "large.csv", options.preprocess_rows
     if options.part in {None, "preprocess"}:
         make_reference_csv.write(large, usable=size, short=size // 5, nulls=size // 90)
