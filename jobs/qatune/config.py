@@ -161,6 +161,9 @@ class Train(Section):
     """Learn the answer only. False learns the question's text, too."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, slower."""
+    fsdp: bool = False
+    """Divide the base's layers over the processes (`--nodes`, `--processes`), for one that does not
+    fit a single GPU. Not with `quantization`."""
     eval_steps: Whole = Field(100, gt=0)
     """Measure the held-out loss every so many steps, besides the start and the end."""
     per_device_eval_batch_size: Whole = Field(8, gt=0)
@@ -216,3 +219,12 @@ class Recipe(Section):
     data: Data
     train: Train = Train()
     generate: Generate = Generate()
+
+    @model_validator(mode="after")
+    def _divides_plain_weights(self) -> "Recipe":
+        if self.train.fsdp and self.model.quantization != "none":
+            raise ValueError(
+                "train.fsdp divides weights that are not quantized: set model.quantization to "
+                "none, or train.fsdp to false"
+            )
+        return self

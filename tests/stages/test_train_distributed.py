@@ -196,3 +196,47 @@ def test_whoever_comes_when_all_is_done_does_nothing(monkeypatch, llama):
     monkeypatch.setattr(train, "_run", lambda *_: pytest.fail("it worked"))
     stage.finish()
     train.run(stage, Place(rank=1, size=2, host="127.0.0.1", port=9))
+
+
+def test_divided_layers_train_as_whole_ones(gpt2, llama, tmp_path):
+    """Five held-out rows, one in the last step: the second pod has less to compute, twice."""
+    for family, folder, eos in (("gpt2", gpt2, 50256), ("llama", llama, 1)):
+        rows = {"rows": training.easy_rows(17, eos=eos), "heldout": training.easy_rows(5, eos=eos)}
+        given = {"lora": Lora(r=8), "per_device_eval_batch_size": 2}
+        ours = training.recipe(folder, per_device_train_batch_size=2, fsdp=True, **given)
+        divided = prepared(tmp_path / family, ours, eos=eos, **rows)
+        with pods(tmp_path / family) as both:
+            assert [code for code, _ in ends(both)] == [0, 0]
+        alone, ours = MemoryStore(), training.recipe(folder, per_device_train_batch_size=4, **given)
+        train.run(training.prepared(alone, ours, eos=eos, **rows))
+        for figure, near in (("loss", 1e-5), ("grad_norm", 1e-4), ("heldout_loss", 1e-5)):
+            assert column(divided, figure) == pytest.approx(column(alone, figure), rel=near)
+        trained = adapter(divided)
+        for name, weights in adapter(alone).items():
+            assert trained[name].numpy() == pytest.approx(weights.numpy(), abs=1e-4)
+        held, whole = (
+            manifest(each).counters["memory_footprint_bytes"] for each in (divided, alone)
+        )
+        assert held < whole
+
+
+def test_a_divided_training_goes_on_after_kills_as_one_left_alone(llama, tmp_path):
+    fields = {"max_steps": 60, "save_steps": 10, "eval_steps": 40, "fsdp": True}
+    ours = training.recipe(llama, per_device_train_batch_size=1, **fields)
+    left = prepared(tmp_path / "left", ours)
+    with pods(tmp_path / "left") as both:
+        assert [code for code, _ in ends(both)] == [0, 0]
+    store = prepared(tmp_path / "killed", ours)
+    with pods(tmp_path / "killed") as both:
+        wait_for("a checkpoint", 60, lambda: complete_checkpoints(store))
+        both[1].kill()
+        assert both[0].wait(60) == 75
+    assert 0 < complete_checkpoints(store)[-1] < 60
+    with pods(tmp_path / "killed") as both:
+        assert [code for code, _ in ends(both)] == [0, 0]
+    assert outputs(store) == outputs(left)
+
+
+def test_quantized_layers_are_not_divided(llama):
+    with pytest.raises(ValueError, match=r"train\.fsdp divides weights that are not quantized"):
+        training.recipe(llama, {"quantization": "nf4"}, fsdp=True)

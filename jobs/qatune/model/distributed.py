@@ -58,6 +58,13 @@ class Peers:
         self.add(together)
         return [int(total) for total in together.tolist()]
 
+    def most(self, count: int) -> int:
+        """Return the largest count of any process."""
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = count
+        self.add(counts)
+        return int(counts.max())
+
     def add(self, tensor: Tensor) -> None:
         """Put into `tensor` the sum over all processes."""
         if self.size == 1:
@@ -82,6 +89,17 @@ class Peers:
             distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, a model is computed that is divided over the processes."""
+        try:
+            yield
+        except RuntimeError as error:
+            of_nccl = isinstance(error, distributed.DistBackendError)
+            if of_nccl or "gloo" in str(error):
+                raise _lost(self.size, error) from error
+            raise
+
     def wait(self) -> None:
         """Return when all have come here. Unlike the others it heeds signals while it waits."""
         if self.size == 1:
@@ -104,10 +122,14 @@ def _reaching(size: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        log.get().debug("group lost", reason=str(error))
-        raise LostPeerError(
-            f"another of the {size} processes that train together has ended or cannot be reached"
-        ) from error
+        raise _lost(size, error) from error
+
+
+def _lost(size: int, error: RuntimeError) -> LostPeerError:
+    log.get().debug("group lost", reason=str(error))
+    return LostPeerError(
+        f"another of the {size} processes that train together has ended or cannot be reached"
+    )
 
 
 def join(place: Place, over: Callable[[], bool]) -> Peers | None:

@@ -63,8 +63,9 @@ def load_model(
     spec: config.Model,
     note: Callable[[str], None],
     for_training: bool = False,
+    place: str | None = None,
 ) -> LoadedModel:
-    """Load model and tokenizer of a folder.
+    """Load model and tokenizer of a folder; the weights to `place`, or where is computed.
 
     Raises MissingInputError for missing or corrupt files, BadRecipeError for a
     quantization of weights that are quantized already.
@@ -78,7 +79,7 @@ def load_model(
     in_float32 = for_training and devices.device() == "cpu" and spec.quantization == "none"
     weights = "float32" if in_float32 else dtype
     devices.free_memory()
-    model = _load_weights(folder, spec, weights)
+    model = _load_weights(folder, spec, weights, place or devices.device())
     if for_training and devices.device() == "cpu" and spec.quantization == "nf4":
         _dequantize_once(model, note)
     _limit_repacking(model, for_training=for_training)
@@ -103,14 +104,14 @@ def check_quantization(spec: config.Model, model_config: Any) -> None:
         )
 
 
-def _load_weights(folder: Path, spec: config.Model, dtype: str) -> Any:
+def _load_weights(folder: Path, spec: config.Model, dtype: str, place: str) -> Any:
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise MissingInputError(f"{folder}: no weights: neither *.safetensors nor *.bin is there")
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
-            device_map={"": devices.device()},
+            device_map={"": place},
             quantization_config=_quantization(spec, dtype),
             output_loading_info=True,
             **LOCAL,

@@ -1,5 +1,6 @@
 """What happens between two steps: figures, held-out loss, checkpoints, an orderly stop."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         Returns None if any process was asked to stop meanwhile.
         """
         own = slice(self._peers.rank, None, self._peers.size)
+        most = math.ceil(len(self._heldout) / self._peers.size)
+        passes = math.ceil(most / self._train.per_device_eval_batch_size)
         figures = torch.zeros(len(self._heldout) + 1, 2, dtype=torch.float64)
         try:
             scored = scoring.score(
@@ -87,7 +90,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
                 self._heldout[own],
                 batch_size=self._train.per_device_eval_batch_size,
                 pad_id=self._pad_id,
-                done=self._go_on,
+                # With layers divided, whoever left would leave the others without their parts.
+                done=self._ignore if self._train.fsdp else self._go_on,
+                passes=passes if self._train.fsdp else 0,
             )
         except _StopError:
             figures[-1] = 1
@@ -97,6 +102,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         self._peers.add(figures)
         *rows, (stops, _) = figures.tolist()
         return None if stops else [scoring.Scored(nll, int(tokens)) for nll, tokens in rows]
+
+    def _ignore(self, _rows: int) -> None:
+        """Let a stop wait until all have measured."""
 
     def _go_on(self, _rows: int) -> None:
         if self._interruption.requested:

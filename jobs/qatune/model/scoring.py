@@ -35,9 +35,11 @@ def score(
     batch_size: int,
     pad_id: int,
     done: Callable[[int], None] = lambda _: None,
+    passes: int = 0,
 ) -> list[Scored]:
     """Score each row's answer, in the given order; `done` hears of rows as they are scored.
 
+    At least `passes` forward passes are made, as other processes do that hold parts of the model.
     In float32 a row's result does not depend on its batch. The model's mode is left as it was.
     """
     was_training = model.training
@@ -45,10 +47,13 @@ def score(
     try:
         results: dict[int, Scored] = {}
         with torch.no_grad():
-            for batch in _batches(rows, batch_size):
+            batches = list(_batches(rows, batch_size))
+            for batch in batches:
                 scored = _score_batch(model, [rows[index] for index in batch], pad_id)
                 results.update(zip(batch, scored, strict=True))
                 done(len(batch))
+            for _ in range(passes - len(batches)):
+                _score_batch(model, [([pad_id], 1)], pad_id)
         return [results[index] for index in range(len(rows))]
     finally:
         model.train(was_training)

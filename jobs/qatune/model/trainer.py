@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from qatune import config
 from qatune.model import adapters
-from qatune.model.batches import Collator, EpochSteps
+from qatune.model.batches import IGNORED, Collator, EpochSteps, padded
 from qatune.model.distributed import Peers
 from qatune.model.dropout import draw_faster
 from qatune.model.loading import LoadedModel
@@ -104,6 +104,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         peers: Peers,
     ) -> None:
         self._peers, self._seed = peers, train.seed
+        self._divided = train.fsdp and peers.size > 1
         self._steps = EpochSteps([min(length, limit) for length in lengths], train, peers)
         self.tokens = self.positions = 0
         super().__init__(
@@ -147,16 +148,24 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor
     ) -> Tensor:
         """Take the step's parts one by one; the sum of their gradients is the step's."""
-        for number, part in enumerate(inputs["parts"]):
+        parts = [*inputs["parts"], *self._idle_parts(len(inputs["parts"]))]
+        for number, part in enumerate(parts):
             self._draw_anew(number)
             self.step_loss += super().training_step(model, part, num_items_in_batch)
-        if not inputs["parts"]:
+        if not parts:
             self._nothing_to_learn()
         self.tokens += inputs["tokens"]
         self.positions += inputs["positions"]
         self.step_tokens = num_items_in_batch
         self._add_up()
         return self.step_loss
+
+    def _idle_parts(self, own: int) -> list[dict[str, Any]]:
+        """Return what to compute while others compute more, of layers that are divided."""
+        if not self._divided:
+            return []
+        nothing = (torch.tensor([self.processing_class.pad_token_id]), torch.tensor([IGNORED]))
+        return [padded([nothing], 0)] * (self._peers.most(own) - own)
 
     def _draw_anew(self, part: int) -> None:
         """Make the draws of dropout a function of step, process and part.

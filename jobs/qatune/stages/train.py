@@ -20,7 +20,7 @@ from qatune.errors import (
     UnavailableError,
 )
 from qatune.launch import Place
-from qatune.model import adapters, card, devices, trainer, training_rows
+from qatune.model import adapters, card, devices, sharding, trainer, training_rows
 from qatune.model.attention import attend_by_rows
 from qatune.model.configs import load_config
 from qatune.model.distributed import LostPeerError, Peers, join
@@ -65,7 +65,9 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
             rows = training_rows.read(stage, load_config(found.path), folder)
             stage.used(files)
-            loaded = load_model(found.path, spec, stage.note, for_training=True)
+            divided = stage.recipe.train.fsdp and peers.size > 1
+            place = "cpu" if divided else None
+            loaded = load_model(found.path, spec, stage.note, for_training=True, place=place)
         base = adapters.Base(
             found.source,
             found.revision,
@@ -74,6 +76,8 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
             loaded.weights,
         )
         model = adapters.create(loaded.model, stage.recipe.train.lora, stage.recipe.train.seed)
+        if divided:
+            sharding.divide_layers(model, loaded.device, peers.size)
         _describe_model(stage, loaded, model)
         journal = Journal(folder / METRICS)
         task = _Task(stage, peers, saved, rows, journal, folder)
@@ -100,7 +104,7 @@ def _losses_explained(saved: Saved) -> Iterator[None]:
 
 def _describe_model(stage: StageRun, loaded: LoadedModel, model: Any) -> None:
     trainable, total = adapters.parameter_counts(model)
-    footprint = int(model.get_memory_footprint())
+    footprint = sharding.held_bytes(model)
     stage.device = loaded.device_name
     stage.counters |= {
         "trainable_parameters": trainable,
@@ -157,6 +161,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         _progress(task) as progress,
         uploading(partial(_send, task), saved) as uploads,
         scratch.watched(task.folder),  # within: what has arrived makes room
+        task.peers.computing(),
     ):
         recorder = Recorder(
             task.journal,
