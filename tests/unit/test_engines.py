@@ -10,6 +10,7 @@ from tests.support import answering, tiny
 from qatune.config import Generate, Lora
 from qatune.data.requests import Sampling
 from qatune.model import adapters
+from qatune.model.engines import protocol
 from qatune.model.engines.choice import default_engine
 from qatune.model.engines.continuous import ContinuousEngine, obstacle
 from qatune.model.engines.protocol import Completion, Failure, Request
@@ -238,6 +239,31 @@ def test_rows_that_come_and_go_are_answered_as_in_fixed_batches(adapted, samplin
     ]
     expected = answers(StaticEngine, adapted, wanted)
     assert answers(ContinuousEngine, adapted, wanted[::-1], places) == expected
+
+
+def passes(monkeypatch, engine, loaded, wanted, places):
+    """Count the forward passes that some answers take."""
+    backbone, count = protocol.causal_lm(loaded.model).base_model, 0
+    forward = backbone.forward
+
+    def counted(*given, **more):
+        nonlocal count
+        count += 1
+        return forward(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "forward", counted)
+        answers(engine, loaded, wanted, places)
+    return count
+
+
+def test_base_and_adapter_share_each_pass_and_places_are_filled_at_once(adapted, monkeypatch):
+    both = [*requests(adapted), *requests(adapted, adapter=True)]
+    assert passes(monkeypatch, StaticEngine, adapted, both, 5) == 24
+    assert passes(monkeypatch, ContinuousEngine, adapted, both, 5) == 12
+    uneven = [Request(str(length), [5] * length, 20 if length % 2 else 2) for length in range(1, 7)]
+    steps = passes(monkeypatch, ContinuousEngine, adapted, uneven, 2)
+    assert steps < passes(monkeypatch, StaticEngine, adapted, uneven, 2)
 
 
 @pytest.mark.parametrize(
