@@ -271,6 +271,7 @@ def test_base_and_adapter_share_each_pass_and_places_are_filled_at_once(adapted,
     [
         (lambda loaded: loaded.model.set_attn_implementation("eager"), "attention is not torch's"),
         (lambda loaded: setattr(loaded.model.config, "sliding_window", 8), "attend to the whole"),
+        (lambda loaded: setattr(loaded.model.config, "alibi", True), "takes no positions"),
     ],
 )
 def test_a_model_whose_rows_cannot_come_and_go_is_answered_in_batches(folder, maker, reason):

@@ -35,7 +35,10 @@ def obstacle(model: Any) -> str | None:
         return "not all of its layers attend to the whole text"
     if plain.config._attn_implementation != "sdpa":  # noqa: SLF001 - it has no public name
         return "its attention is not torch's"
-    if "position_ids" not in signature(plain.base_model.forward).parameters:
+    if (
+        getattr(settings, "alibi", False)
+        or "position_ids" not in signature(plain.base_model.forward).parameters
+    ):
         return "it takes no positions"
     if kind := odd_layer(lora_layers(model)):
         return f"its adapter has a {kind} layer that cannot be switched row by row"
