@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.tiny import tiny_gpt2
+from tests.support.tiny import tiny_gpt2, tiny_llama
 
 from qatune import scratch  # noqa: F401 - qatune is importable before the scripts are
 
@@ -98,3 +98,13 @@ def test_growth_is_of_a_row(tmp_path):
     assert growth.slope(
         {"rows": 100, "seconds": 1, "peak_mb": 10}, {"rows": 1100, "seconds": 3, "peak_mb": 11}
     ) == (2000, 1048.576)
+
+
+def test_shards_are_timed_each_by_itself(tmp_path):
+    import shards
+
+    from qatune.stages import generate, preprocess  # noqa: F401 - imports are not to be timed
+
+    taken = shards.seconds_of_shards(tiny_llama(tmp_path), rows=64, shards=4)
+    assert len(taken) == 4
+    assert all(seconds > 0 for seconds in taken)
