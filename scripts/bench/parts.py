@@ -19,8 +19,6 @@ COMPARATORS = HERE / "comparators"
 BATCH = 16
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 NEVER = 10**9
-PARITY = {"float32": 0.9, "int8": 0.25}
-"""Share of sampled answers that must be equal; what it was stands in the table."""
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.2}
 
 
@@ -93,49 +91,53 @@ def training_input(asked: Asked) -> tuple[str, str, list[int]]:
 
 
 def generation(asked: Asked) -> Part:
-    """Each prompt is answered by base and adapter, greedily; the product scores besides."""
-    rows = asked.training_rows + asked.prompts
-    source = _cut(asked.source, asked.work / "generation.csv", rows)
-    recipe, store = recipe_of(asked, source, asked.prompts), asked.work / "generation-store"
-    for stage in ("preprocess", "train"):
-        product.stage(stage, Path(recipe), store)
-    prompts = asked.work / "prompts.jsonl"
-    held_out = product.rows(store, "test", ["id", "question"])
-    _write(prompts, ({"id": row["id"], "prompt": _prompt(row)} for row in held_out))
-    adapter = product.folder(store, "train") / "adapter"
+    """Answer each prompt twice, by base and adapter, and no more: comparators cannot score.
+
+    The product does it once from a file of questions, as they do, and once as in a whole run, where
+    it scores the expected answers of the held-out rows, too.
+    """
+    recipe, store, prompts = _generation_input(asked)
+    adapter = str(product.folder(store, "train") / "adapter")
+    fields = json.loads(recipe.read_text(encoding="utf-8"))["recipe"]
+    fields["data"]["columns"] = {"id": "id"}
+    fields["generate"] |= {"input": prompts, "adapter": adapter}
+    alike = _write_recipe(asked.work / "answers.yaml", fields)
+    fields["generate"] |= {"engine": "ctranslate2"}
+    certified = _write_recipe(asked.work / "answers-ctranslate2.yaml", fields)
     script = str(COMPARATORS / "hf_generation.py")
-    hf = [script, str(asked.model), str(adapter), str(prompts), "--dtype", devices.native_dtype()]
+    hf = [script, str(asked.model), adapter, prompts, "--dtype", devices.native_dtype()]
     hf += ["--new-tokens", str(asked.new_tokens)]
     own = [str(HERE / "product.py"), "generation"]
+    scored = [*own, str(recipe), "--prepared", str(store)]
+    batches = [*hf, "--batch", str(BATCH)]
     return Part(
         "generation",
         f"{asked.prompts} prompts, answered by base and adapter, at most {asked.new_tokens} new "
-        f"tokens each, greedy",
+        "tokens each, greedy",
         "answers_per_second",
-        ["tokens", "same_answers", "peak_mb"],
+        ["tokens", "same_answers", "certified", "peak_mb"],
         [
-            Contestant("qatune", [*own, recipe, "--prepared", str(store)]),
-            *(
-                Contestant(f"qatune, ctranslate2 {kind}", [*own, *engine], "qatune")
-                for kind, engine in _certified(asked, source, adapter)
-            ),
+            Contestant("qatune", [*own, alike]),
+            Contestant("qatune, ctranslate2 float32", [*own, certified], "qatune"),
             Contestant("model.generate, row by row", hf, "qatune"),
-            Contestant(
-                f"model.generate, batches of {BATCH}", [*hf, "--batch", str(BATCH)], "qatune"
-            ),
+            Contestant(f"model.generate, batches of {BATCH}", batches, "qatune"),
+            Contestant("qatune, expected answers scored, too", scored, "qatune"),
         ],
         _compare_answers,
     )
 
 
-def _certified(asked: Asked, source: Path, adapter: Path) -> Iterator[tuple[str, list[str]]]:
-    """Prepare a run of each engine that needs a certificate, with an adapter that is there."""
-    for kind in ("float32", "int8"):
-        engine = {"engine": "ctranslate2", "compute_type": kind, "parity": PARITY[kind]}
-        recipe = recipe_of(asked, source, asked.prompts, adapter=str(adapter), **engine)
-        store = asked.work / f"generation-{kind}-store"
-        product.stage("preprocess", Path(recipe), store)
-        yield kind, [recipe, "--prepared", str(store)]
+def _generation_input(asked: Asked) -> tuple[Path, Path, str]:
+    """Return a recipe, a store with its held-out rows and adapter, and the file of the prompts."""
+    rows = asked.training_rows + asked.prompts
+    source = _cut(asked.source, asked.work / "generation.csv", rows)
+    recipe, store = Path(recipe_of(asked, source, asked.prompts)), asked.work / "generation-store"
+    for stage in ("preprocess", "train"):
+        product.stage(stage, recipe, store)
+    prompts = asked.work / "prompts.jsonl"
+    held_out = product.rows(store, "test", ["id", "question"])
+    _write(prompts, (row | {"prompt": _prompt(row)} for row in held_out))
+    return recipe, store, str(prompts)
 
 
 def _compare_answers(runs: Runs) -> None:
@@ -220,9 +222,7 @@ def _cut(source: Path, target: Path, rows: int) -> Path:
     return target
 
 
-def recipe_of(
-    asked: Asked, source: Path, held_out: int, quantization: str = "none", **engine: str | float
-) -> str:
+def recipe_of(asked: Asked, source: Path, held_out: int, quantization: str = "none") -> str:
     """Write the recipe that equals what the comparators do, field by field; return its path."""
     fields = {
         "model": {"source": str(asked.model), "quantization": quantization},
@@ -239,16 +239,9 @@ def recipe_of(
             "eval_steps": NEVER,
             "save_steps": NEVER,
         },
-        "generate": {"max_new_tokens": asked.new_tokens, "batch_size": BATCH, **engine},
+        "generate": {"max_new_tokens": asked.new_tokens, "batch_size": BATCH},
     }
-    name = "-".join(
-        [
-            source.stem,
-            quantization,
-            *(str(engine[key]) for key in sorted(engine) if key != "adapter"),
-        ]
-    )
-    return _write_recipe(asked.work / f"{name}.yaml", fields)
+    return _write_recipe(asked.work / f"{source.stem}-{quantization}.yaml", fields)
 
 
 def _write_recipe(path: Path, fields: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@
 
 The store is a temporary folder; `generation` works on a copy of a store in which the run's rows and
 adapter lie already. Training's seconds are those of its steps; those of generation hold the scoring
-of the expected answers, which no comparator does. Loading is left out of all.
+of expected answers where the questions have some. Loading is left out of all.
 """
 
 import argparse
@@ -58,8 +58,6 @@ def training(recipe: Path, store: Path) -> Figures:
 def generation(recipe: Path, store: Path) -> Figures:
     manifest = stage("generate", recipe, store)
     counted, certificates = manifest["counters"], manifest["certificates"]
-    if not all(certificate["passed"] for certificate in certificates):
-        sys.exit(f"another engine answered: {manifest['notes']}")
     seconds = counted["rows"] / counted["prompts_per_second"]
     answers = {}
     for part in sorted((folder(store, "generate") / "parts").glob("*.jsonl")):
@@ -70,6 +68,7 @@ def generation(recipe: Path, store: Path) -> Figures:
         "seconds": seconds,
         "tokens": counted["base_tokens"] + counted["adapter_tokens"],
         "answers_per_second": 2 * counted["rows"] / seconds,
+        "certified": sum(each["rows_equal"] for each in certificates if each["passed"]),
         "answers": answers,
     }
 

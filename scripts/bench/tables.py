@@ -10,6 +10,7 @@ _FORMATS = {
     "peak_mb": ("largest process, MB", "{:,.0f}"),
     "tokens": ("tokens", "{:,.0f}"),
     "same_answers": ("answers equal to qatune's", "{:.1%}"),
+    "certified": ("equal answers in its certificate", "{:.0f}"),
     "seconds": ("seconds", "{:,.1f}"),
 }
 _RATES = {
