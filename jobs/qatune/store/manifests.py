@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from qatune import __version__
 from qatune.errors import MissingInputError
@@ -68,7 +68,7 @@ class Manifest(Sealed):
     """Keys are those of SECONDS."""
     notes: Sequence[str]
     """Fallbacks: what was asked for and what was done instead."""
-    certificates: Sequence[Certificate] = ()
+    certificates: Sequence[Certificate] = Field(default_factory=list)
     """One for each shard that another engine than the default ones was asked for."""
     versions: Mapping[str, str]
     device: str
