@@ -281,7 +281,7 @@ def _stop(done: int, steps: int, *, moved: bool) -> None:
 
 
 def _count_speed(task: _Task, taught: trainer.AdapterTrainer, steps: int, seconds: float) -> None:
-    """Rows and tokens per second of this start's steps, the held-out loss apart."""
+    """Count this start's speed, without what the held-out loss took, and its padding."""
     train = task.train
     in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     rows = steps * min(in_step * task.peers.size, len(task.rows.train))
@@ -289,8 +289,9 @@ def _count_speed(task: _Task, taught: trainer.AdapterTrainer, steps: int, second
     task.stage.counters |= {
         "samples_per_second": round(rows / max(seconds, 1e-9), 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 3),
-        "padding_share": round(1 - tokens / max(positions, 1), 6),
     }
+    if positions:  # else nothing was left to do
+        task.stage.counters["padding_share"] = round(1 - tokens / positions, 6)
 
 
 def _count(task: _Task) -> None:
