@@ -86,12 +86,14 @@ def _bitsandbytes_if_used() -> Iterator[None]:
     imported it.
     """
     answers = (is_bnb_available, is_bnb_4bit_available)
-    with absent("bitsandbytes"):
+    try:
+        with absent("bitsandbytes"):
+            for answer in answers:
+                answer.cache_clear()
+            yield
+    finally:
         for answer in answers:
             answer.cache_clear()
-        yield
-    for answer in answers:
-        answer.cache_clear()
 
 
 def in_float32(model: PeftModel) -> PeftModel:
