@@ -21,7 +21,6 @@ from qatune.model.engines.protocol import (
     Request,
     budget,
     completion,
-    greedy_fault,
     sort_out,
     until,
 )
@@ -50,14 +49,8 @@ class CTranslate2Engine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
         """Yield results batch by batch, short prompts first; a row that samples is a failure."""
         words = min(len(each.tokens) for each in self._converted.values())
-        fitting, failures = sort_out(requests, self._positions, words)
+        greedy, failures = sort_out(requests, self._positions, words, "ctranslate2")
         yield from failures
-        greedy = []
-        for request in fitting:
-            if fault := greedy_fault(request, "ctranslate2"):
-                yield Failure(request, fault)
-            else:
-                greedy.append(request)
         for batch in alternating(
             batches(
                 [row for row in greedy if row.adapter == adapter], self._batch_size, self._positions

@@ -88,16 +88,18 @@ def _answers(engine: Engine, requests: Sequence[Request]) -> dict[tuple[str, boo
 
 def _difference(candidate: Candidate, loaded: LoadedModel, answers: Sequence[Completion]) -> float:
     """Return by how much the likelihoods of the default engine's answers differ at most."""
-    theirs = candidate.score(answers)
     differences = [0.0]
-    for answer, mean in zip(answers, theirs, strict=True):
-        prompt = answer.request.prompt_ids
-        with variant(loaded.model, adapter=answer.request.adapter):
-            (scored,) = score(
-                loaded.model,
-                [([*prompt, *answer.token_ids], len(prompt))],
-                batch_size=1,
-                pad_id=int(loaded.tokenizer.eos_token_id),
-            )
-        differences.append(abs(scored.nll / scored.tokens - mean))
+    for adapter in (False, True):
+        own = [answer for answer in answers if answer.request.adapter == adapter]
+        rows = [
+            ([*each.request.prompt_ids, *each.token_ids], len(each.request.prompt_ids))
+            for each in own
+        ]
+        with variant(loaded.model, adapter=adapter and bool(own)):
+            pad_id = int(loaded.tokenizer.eos_token_id)
+            scored = score(loaded.model, rows, batch_size=SAMPLE, pad_id=pad_id)
+        differences += [
+            abs(ours.nll / ours.tokens - theirs)
+            for ours, theirs in zip(scored, candidate.score(own), strict=True)
+        ]
     return max(differences)

@@ -62,12 +62,18 @@ def budget(request: Request, positions: int) -> int:
 
 
 def sort_out(
-    requests: Sequence[Request], positions: int, words: int
+    requests: Sequence[Request], positions: int, words: int, greedy_only: str = ""
 ) -> tuple[list[Request], list[Failure]]:
-    """Divide requests into those that can be answered and those that cannot."""
+    """Divide requests into those that can be answered and those that cannot.
+
+    `greedy_only` names an engine whose random draws are not ours.
+    """
     fitting, failures = [], []
     for request in requests:
-        if fault := check(request, positions, words):
+        fault = check(request, positions, words)
+        if greedy_only and not fault:
+            fault = _greedy_fault(request, greedy_only)
+        if fault:
             failures.append(Failure(request, fault))
         else:
             fitting.append(request)
@@ -101,7 +107,7 @@ def check(request: Request, positions: int, words: int) -> Fault | None:
     return foreign_token(request.prompt_ids, words)
 
 
-def greedy_fault(request: Request, engine: str) -> Fault | None:
+def _greedy_fault(request: Request, engine: str) -> Fault | None:
     """Name what keeps a request from an engine whose random draws are not ours."""
     if request.sampling.temperature <= 0:
         return None

@@ -13,7 +13,6 @@ from qatune.model.engines.protocol import (
     Request,
     budget,
     completion,
-    greedy_fault,
     sort_out,
     until,
     vocabulary,
@@ -47,14 +46,8 @@ class VllmEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
         """Yield results once all are there; vLLM batches them itself."""
         words = vocabulary(self._loaded.model)
-        fitting, failures = sort_out(requests, self._loaded.positions, words)
+        greedy, failures = sort_out(requests, self._loaded.positions, words, "vllm")
         yield from failures
-        greedy = []
-        for request in fitting:
-            if fault := greedy_fault(request, "vllm"):
-                yield Failure(request, fault)
-            else:
-                greedy.append(request)
         if greedy:
             yield from isolated(greedy, self._complete)
 
