@@ -6,7 +6,7 @@ from tests.support import tiny
 from transformers import AutoModelForCausalLM
 
 from qatune.model import loss
-from qatune.model.batches import IGNORED
+from qatune.model.scoring import IGNORED
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_loss_and_gradients(model, chunk, head_is_trained, monkeypatch):
     wanted = gradients(model)
     model.zero_grad()
 
-    monkeypatch.setattr(loss, "_CHUNK_POSITIONS", chunk)
+    monkeypatch.setattr(loss, "CHUNK_POSITIONS", chunk)
     loss.return_answer_nll(model)
     found = model(input_ids=ids, labels=labels)["nll"]
     torch.testing.assert_close(found, usual)
@@ -53,7 +53,7 @@ def test_loss_and_gradients(model, chunk, head_is_trained, monkeypatch):
 def test_no_more_than_a_chunk_of_logits_exists_at_once(model, monkeypatch):
     seen = []
     real = loss.logits
-    monkeypatch.setattr(loss, "_CHUNK_POSITIONS", 10)
+    monkeypatch.setattr(loss, "CHUNK_POSITIONS", 10)
     monkeypatch.setattr(
         loss, "logits", lambda lm, hidden: seen.append(len(hidden)) or real(lm, hidden)
     )

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.support.mutated import PROVEN
 
 from qatune.data.packing import pack
-from qatune.model.batches import IGNORED, Collator
+from qatune.model.batches import Collator
+from qatune.model.scoring import IGNORED
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=80)
 BUDGETS = st.integers(1, 100)

@@ -48,7 +48,7 @@ def test_batches_change_nothing(loaded, batch_size):
 
 def test_chunks_change_nothing(loaded, monkeypatch):
     whole = score(loaded, ROWS, 3)
-    monkeypatch.setattr(scoring, "_CHUNK_POSITIONS", 2)
+    monkeypatch.setattr(scoring, "CHUNK_POSITIONS", 2)
     assert [row.nll for row in score(loaded, ROWS, 3)] == pytest.approx(
         [row.nll for row in whole], rel=1e-5
     )

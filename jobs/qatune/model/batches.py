@@ -14,9 +14,7 @@ from qatune import config
 from qatune.data.order import epoch_order, own_batches
 from qatune.data.packing import pack
 from qatune.model.distributed import Peers
-
-IGNORED = -100
-"""The label of a token that is not learned."""
+from qatune.model.scoring import IGNORED
 
 Labelled = tuple[Tensor, Tensor]
 """A row's ids and labels."""

@@ -6,11 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qatune.model.batches import IGNORED
-from qatune.model.scoring import logits
-
-# Positions whose logits exist at once.
-_CHUNK_POSITIONS = 512
+from qatune.model.scoring import CHUNK_POSITIONS, IGNORED, logits
 
 
 def return_answer_nll(causal_lm: Any) -> None:
@@ -39,7 +35,7 @@ class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc] # untyped libr
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device)
         grads = [torch.empty_like(hidden), *map(torch.zeros_like, trained)]
-        chunks = (each.split(_CHUNK_POSITIONS) for each in (hidden, wanted, grads[0]))
+        chunks = (each.split(CHUNK_POSITIONS) for each in (hidden, wanted, grads[0]))
         for chunk, targets, grad in zip(*chunks, strict=True):
             with torch.enable_grad():
                 own = chunk.detach().requires_grad_()

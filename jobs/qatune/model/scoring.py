@@ -11,8 +11,9 @@ Row = tuple[Sequence[int], int]
 """Token ids, and the index of the first answer token."""
 
 # Positions whose logits exist at once: 512 x 150,000 words x 4 bytes are 300 MB.
-_CHUNK_POSITIONS = 512
-_IGNORED = -100
+CHUNK_POSITIONS = 512
+IGNORED = -100
+"""The label of a token that is not to be predicted."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _score_batch(model: Any, rows: Sequence[Row], pad_id: int) -> list[Scored]:
     hidden = causal_lm.base_model(
         input_ids=ids, attention_mask=mask, use_cache=False
     ).last_hidden_state
-    supervised = targets != _IGNORED
+    supervised = targets != IGNORED
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=device)
     losses[supervised] = _token_losses(causal_lm, hidden[supervised], targets[supervised])
     counts = supervised.sum(dim=1).tolist()
@@ -85,7 +86,7 @@ def _padded(rows: Sequence[Row], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     shape = (len(rows), max(len(ids) for ids, _ in rows))
     padded = torch.full(shape, pad_id, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
-    targets = torch.full(shape, _IGNORED, dtype=torch.long)
+    targets = torch.full(shape, IGNORED, dtype=torch.long)
     for index, (ids, answer_start) in enumerate(rows):
         row = torch.tensor(ids, dtype=torch.long)
         padded[index, : len(row)] = row
@@ -101,7 +102,7 @@ def _token_losses(causal_lm: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     losses = [
         torch.nn.functional.cross_entropy(logits(causal_lm, chunk), wanted, reduction="none")
         for chunk, wanted in zip(
-            hidden.split(_CHUNK_POSITIONS), targets.split(_CHUNK_POSITIONS), strict=True
+            hidden.split(CHUNK_POSITIONS), targets.split(CHUNK_POSITIONS), strict=True
         )
     ]
     return torch.cat(losses).double()

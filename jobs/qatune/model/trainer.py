@@ -20,12 +20,13 @@ from trl import SFTConfig, SFTTrainer
 
 from qatune import config
 from qatune.model import adapters
-from qatune.model.batches import IGNORED, Collator, EpochSteps, padded
+from qatune.model.batches import Collator, EpochSteps, padded
 from qatune.model.distributed import Peers
 from qatune.model.dropout import draw_faster
 from qatune.model.loading import LoadedModel
 from qatune.model.lora import fuse
 from qatune.model.loss import return_answer_nll
+from qatune.model.scoring import IGNORED
 
 _SEED_BYTES = 8
 
