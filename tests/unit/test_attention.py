@@ -31,6 +31,7 @@ CONFIGS = {
                        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0),
 }  # fmt: skip
 LENGTHS = (7, 1, 12, 3)
+TAUGHT = {"labels", "predicting"}
 
 
 @pytest.fixture(params=CONFIGS)
@@ -47,7 +48,7 @@ def rows(lengths=LENGTHS):
 
 
 def hidden(model, part):
-    inputs = {name: value for name, value in part.items() if name != "labels"}
+    inputs = {name: value for name, value in part.items() if name not in TAUGHT}
     return model.base_model(**inputs, use_cache=False).last_hidden_state
 
 

@@ -6,6 +6,7 @@ from tests.support import tiny
 from transformers import AutoModelForCausalLM
 
 from qatune.model import loss
+from qatune.model.batches import padded
 from qatune.model.scoring import IGNORED
 
 
@@ -42,7 +43,7 @@ def test_loss_and_gradients(model, chunk, head_is_trained, monkeypatch):
 
     monkeypatch.setattr(loss, "CHUNK_POSITIONS", chunk)
     loss.return_answer_nll(model)
-    found = model(input_ids=ids, labels=labels)["nll"]
+    found = model(**padded(list(zip(ids, labels, strict=True)), 0))["nll"]
     torch.testing.assert_close(found, usual)
     (found / 7).backward()
     assert gradients(model).keys() == wanted.keys()
@@ -59,5 +60,5 @@ def test_no_more_than_a_chunk_of_logits_exists_at_once(model, monkeypatch):
     )
     loss.return_answer_nll(model)
     ids, labels = batch()
-    model(input_ids=ids, labels=labels)["nll"].backward()
+    model(**padded(list(zip(ids, labels, strict=True)), 0))["nll"].backward()
     assert seen == [10, 10, 10, 10, 2]

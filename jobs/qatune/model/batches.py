@@ -81,7 +81,7 @@ def packed(rows: Sequence[Labelled]) -> dict[str, Any]:
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "cu_seq_lens_q": torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         "max_length_q": max(lengths),
-        "labels": torch.cat([labels for _, labels in rows])[None],
+        **_learned(torch.cat([labels for _, labels in rows])[None]),
     }
 
 
@@ -94,7 +94,17 @@ def padded(rows: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
         ids[index, : len(own_ids)] = own_ids
         mask[index, : len(own_ids)] = 1
         labels[index, : len(own_ids)] = own_labels
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {"input_ids": ids, "attention_mask": mask, **_learned(labels)}
+
+
+def _learned(labels: Tensor) -> dict[str, Tensor]:
+    """Return the labels that are learned, and which of all positions, in a row, predict them.
+
+    Found here, as to look for them on a GPU would make the step wait for all before it.
+    """
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).reshape(-1)
+    (predicting,) = torch.nonzero(following != IGNORED, as_tuple=True)
+    return {"labels": following[predicting], "predicting": predicting}
 
 
 class EpochSteps(Sampler[list[int]]):  # type: ignore[misc] # untyped library

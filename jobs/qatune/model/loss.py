@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qatune.model.scoring import CHUNK_POSITIONS, IGNORED, logits
+from qatune.model.scoring import CHUNK_POSITIONS, logits
 
 
 def return_answer_nll(causal_lm: Any) -> None:
@@ -14,13 +14,11 @@ def return_answer_nll(causal_lm: Any) -> None:
     causal_lm.forward = types.MethodType(_answer_nll, causal_lm)
 
 
-def _answer_nll(self: Any, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
+def _answer_nll(self: Any, labels: Tensor, predicting: Tensor, **inputs: Any) -> dict[str, Tensor]:
     given = {name: value for name, value in inputs.items() if value is not None}
-    hidden = self.base_model(**given, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    supervised = wanted != IGNORED
+    hidden = self.base_model(**given, use_cache=False).last_hidden_state.flatten(0, 1)
     trained = [each for each in self.get_output_embeddings().parameters() if each.requires_grad]
-    return {"nll": _ChunkedNll.apply(hidden[supervised], wanted[supervised], self, *trained)}
+    return {"nll": _ChunkedNll.apply(hidden[predicting], labels, self, *trained)}
 
 
 class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc] # untyped library
