@@ -3,7 +3,7 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -38,7 +38,10 @@ def _describe(
     if fault["type"] == "missing":
         return f"{name}: must be given"
     reasons = dict.fromkeys(_reason(each) for each in faults)
-    return f"{name}: {' or '.join(reasons)} (it is {_short(fault['input'])})"
+    # What is wrong between fields is said by their names: all of the section tells no more.
+    known = isinstance(fault["input"], Mapping) and fault["type"] == "value_error"
+    value = "" if known else f" (it is {_short(fault['input'])})"
+    return f"{name}: {' or '.join(reasons)}{value}"
 
 
 def _reason(fault: ErrorDetails) -> str:

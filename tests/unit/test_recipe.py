@@ -228,6 +228,31 @@ def test_every_field_is_frozen():
         loaded.train.seed = 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            ["train.fsdp=true", "model.quantization=nf4"],
+            (
+                "recipe: train.fsdp divides weights that are not quantized: set model.quantization "
+                "to none, or train.fsdp to false"
+            ),
+        ),
+        (
+            ["generate.engine=vllm", "generate.temperature=1"],
+            (
+                "recipe.generate: engine vllm draws otherwise than (seed, id) say: set temperature "
+                "to 0, or engine to continuous"
+            ),
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named_without_all_the_others(changes, line):
+    with pytest.raises(BadRecipeError) as raised:
+        recipe.load("demo", changes)
+    assert str(raised.value) == line
+
+
 def test_an_object_can_be_set_as_a_whole():
     changed = recipe.load("demo", ["data.columns={question: q, answer: a}"])
     assert (changed.data.columns.question, changed.data.columns.answer) == ("q", "a")
