@@ -44,7 +44,9 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
+    from qatune.importing import check_engine
     from qatune.recipe import load_values
+    from qatune.store import artifacts
 
     values = load_values(recipe_name, overrides)
     recipe = values.recipe
@@ -52,6 +54,8 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     store = _store(store_uri)
     # An adapter from elsewhere, or none, needs no training.
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
+    if not artifacts.is_complete(store, name, "generate", recipe):
+        check_engine(recipe.generate.engine)  # before hours of training
     ran, since = False, BEGAN
     for stage in stages:
         ran |= _run_stage(stage, store, name, recipe, since=since)

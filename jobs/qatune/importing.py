@@ -2,14 +2,18 @@
 
 import gc
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from qatune.errors import BadRecipeError
+
 # peft imports bitsandbytes wherever it is installed, which prepares torch's compiler; accelerate
 # does so with boto3. They are imported for real where a model is quantized, or a store is S3.
 _IF_USED = ("bitsandbytes", "boto3")
+_ENGINE_LIBRARIES = {"ctranslate2", "vllm"}
 
 
 def import_stage(name: str) -> ModuleType:
@@ -21,6 +25,15 @@ def import_stage(name: str) -> ModuleType:
     finally:
         gc.freeze()  # what is imported stays: no later collection goes through it
         gc.enable()
+
+
+def check_engine(engine: str) -> None:
+    """Raise BadRecipeError if `engine` needs a library that is not installed."""
+    if engine in _ENGINE_LIBRARIES and importlib.util.find_spec(engine) is None:
+        raise BadRecipeError(
+            f"recipe.generate.engine: {engine} is not installed; install qatune[{engine}] "
+            "or set engine to continuous"
+        )
 
 
 @contextmanager

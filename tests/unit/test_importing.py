@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-from qatune.importing import absent
+from qatune import cli
+from qatune.errors import BadRecipeError
+from qatune.importing import absent, check_engine
+from qatune.store.folder import FolderStore
 
 
 def test_what_is_not_imported_yet_is_absent_inside_and_there_again_after():
@@ -35,3 +38,12 @@ except ModuleNotFoundError as error:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
     assert done.stdout == "No module named 'qatune.stages.nothing' set() True\n"
+
+
+def test_an_engine_that_is_not_installed_is_found_before_anything_is_written(tmp_path):
+    arguments = ["demo", "--store", str(tmp_path), "--set", "generate.engine=vllm"]
+    wanted = r"generate\.engine: vllm is not installed; install qatune\[vllm\] or set engine to con"
+    with pytest.raises(BadRecipeError, match=wanted):
+        cli.cli(["run", *arguments], standalone_mode=False)
+    assert not list(FolderStore(str(tmp_path)).keys(""))
+    check_engine("continuous")

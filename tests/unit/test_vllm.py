@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -65,6 +66,7 @@ def engine(made, monkeypatch):
     library.SamplingParams = SimpleNamespace
     request.LoRARequest = lambda *fields: fields
     for module in (library, lora, request):
+        module.__spec__ = ModuleSpec(module.__name__, None)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     StandIn.loaded = dataclasses.replace(loaded, device="cpu")
     return vllm.open_engine(model, loaded)

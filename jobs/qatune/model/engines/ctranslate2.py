@@ -15,6 +15,7 @@ import torch
 
 from qatune import config
 from qatune.errors import BadRecipeError
+from qatune.importing import check_engine
 from qatune.model.engines.protocol import (
     Completion,
     Failure,
@@ -95,6 +96,7 @@ def open_engine(
 
     Raises BadRecipeError where CTranslate2 is not installed or does not know the architecture.
     """
+    check_engine("ctranslate2")
     compute_type = recipe.generate.compute_type
     converted = {False: _convert(model.base.path, scratch / "base", compute_type, loaded)}
     if model.adapter is not None:
@@ -115,13 +117,8 @@ def _save_merged(model: FoundModel, spec: config.Model, folder: Path) -> None:
 
 
 def _convert(source: Path, target: Path, compute_type: str, loaded: LoadedModel) -> _Converted:
-    try:
-        import ctranslate2
-    except ModuleNotFoundError:
-        raise BadRecipeError(
-            "recipe.generate.engine: ctranslate2 is not installed; install qatune[ctranslate2] "
-            "or set engine to continuous"
-        ) from None
+    import ctranslate2
+
     try:
         converter = ctranslate2.converters.TransformersConverter(str(source))
         converter.convert(str(target), quantization=compute_type)

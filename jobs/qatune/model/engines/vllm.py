@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qatune.errors import BadRecipeError
+from qatune.importing import check_engine
 from qatune.model.engines.protocol import (
     Completion,
     Failure,
@@ -95,12 +96,8 @@ def open_engine(model: FoundModel, loaded: LoadedModel) -> VllmEngine:
     """
     if loaded.device != "cuda":
         raise BadRecipeError("recipe.generate.engine: vllm needs a GPU; set engine to continuous")
-    try:
-        import vllm
-        import vllm.lora.request
-    except ModuleNotFoundError:
-        raise BadRecipeError(
-            "recipe.generate.engine: vllm is not installed; install qatune[vllm] "
-            "or set engine to continuous"
-        ) from None
+    check_engine("vllm")
+    import vllm
+    import vllm.lora.request
+
     return VllmEngine(vllm, model, loaded)
