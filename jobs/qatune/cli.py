@@ -54,6 +54,7 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     store = _store(store_uri)
     # An adapter from elsewhere, or none, needs no training.
     stages = [stage for stage in STAGES if stage != "train" or recipe.generate.adapter == "train"]
+    artifacts.check_recipe(store, name, recipe)
     if not artifacts.is_complete(store, name, "generate", recipe):
         check_engine(recipe.generate.engine)  # before hours of training
     ran, since = False, BEGAN
