@@ -1,57 +1,22 @@
-"""What training a LoRA adapter must compute, and what the machine could.
+"""Measure the peak of matrix multiplication with the shapes of a model's layers.
 
     python scripts/bench/flops.py MODEL [--tokens 1024] [--dtype float32]
 
-prints the peak of matrix multiplication with the shapes of MODEL's layers, as one JSON line.
-
-The base is frozen: its weights are multiplied forward (2 operations a parameter and token) and for
-the gradient of the activations (2 more), not for gradients of themselves. So a token costs
-4 x parameters of the layers, a supervised one 4 x vocabulary x width in the head besides, and a row
-of n tokens 6 x layers x width x n^2 in causal attention (scores and values, half of the square,
-forward and twice that backward). The adapter itself and what is computed again are not counted.
+Prints it as one JSON line. What a training computes is counted by qatune.model.flops.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
+
+from qatune.model.checks import skeleton
+from qatune.model.flops import layer_shapes
 
 REPEATS = 15
-
-
-def skeleton(folder: str) -> Any:
-    """Return the model without its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-
-
-def training_flops(model: Any, lengths: Sequence[int], supervised: int) -> float:
-    """Return the floating-point operations of one pass over rows of these lengths, in tokens."""
-    sizes = model.config
-    layers = sum(rows * columns for rows, columns in layer_shapes(model))
-    head = sizes.vocab_size * sizes.hidden_size
-    width = sizes.num_attention_heads * _head_width(sizes)
-    squares = sum(length**2 for length in lengths)
-    attention = 6 * sizes.num_hidden_layers * width * squares
-    return float(4 * layers * sum(lengths) + 4 * head * supervised + attention)
-
-
-def _head_width(sizes: Any) -> int:
-    return getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-
-
-def layer_shapes(model: Any) -> list[tuple[int, int]]:
-    """Return the shapes of the weights that each token is multiplied with, without the head."""
-    apart = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    return [
-        (weight.shape[0], weight.shape[1])
-        for name, weight in model.named_parameters()
-        if weight.dim() == 2 and id(weight) not in apart and "wpe" not in name  # noqa: PLR2004
-    ]
 
 
 def matmul_peak(shapes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype) -> float:
@@ -81,8 +46,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     asked = parser.parse_args()
     dtype = getattr(torch, asked.dtype)
-    peak = matmul_peak(layer_shapes(skeleton(asked.model)), asked.tokens, dtype)
-    print(json.dumps({"gflops": peak}))
+    shapes = layer_shapes(skeleton(AutoConfig.from_pretrained(asked.model)))
+    print(json.dumps({"gflops": matmul_peak(shapes, asked.tokens, dtype)}))
 
 
 if __name__ == "__main__":

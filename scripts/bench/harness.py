@@ -54,7 +54,10 @@ def race(part: Part, rounds: int) -> Runs:
 
 
 def measured(contestant: Contestant) -> Figures:
-    """Run it; `peak_mb` is the largest resident set of any one of its processes."""
+    """Run it; `peak_mb` is the largest resident set of any one of its processes.
+
+    `cpu_seconds` are those of all of them, their start and loading included.
+    """
     command = [sys.executable, *contestant.command]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     with subprocess.Popen(
@@ -67,7 +70,11 @@ def measured(contestant: Contestant) -> Figures:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{said[-3000:]}")
     figures: Figures = json.loads(said.splitlines()[-1])
-    return figures | {"peak_mb": used.ru_maxrss / 1024}
+    return (
+        {"cpu_seconds": used.ru_utime + used.ru_stime}
+        | figures
+        | {"peak_mb": used.ru_maxrss / 1024}
+    )
 
 
 def summary(part: Part, runs: Runs) -> dict[str, Figures]:

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import flops
 import product
 from harness import Contestant, Part, Runs
+from transformers import AutoConfig
 
 from qatune.model import devices
+from qatune.model.checks import skeleton
+from qatune.model.flops import Work, training_flops
 
 HERE = Path(__file__).parent
 COMPARATORS = HERE / "comparators"
@@ -48,12 +50,13 @@ def training(asked: Asked) -> Part:
     kept = "--no-checkpointing"
     own = [str(HERE / "product.py"), "training"]
     peak = [str(HERE / "flops.py"), str(asked.model), "--dtype", devices.native_dtype()]
-    work = flops.training_flops(flops.skeleton(str(asked.model)), lengths, sum(lengths))
+    done = Work(sum(lengths), supervised=sum(lengths), squares=sum(each**2 for each in lengths))
+    flops = training_flops(skeleton(AutoConfig.from_pretrained(asked.model)), done)
 
     def share_of_peak(runs: Runs) -> None:
         for turn, possible in enumerate(runs["matmul peak"]):
             for figures in (each[turn] for each in runs.values() if "seconds" in each[turn]):
-                figures["peak_share"] = work / figures["seconds"] / 1e9 / possible["gflops"]
+                figures["peak_share"] = flops / figures["seconds"] / 1e9 / possible["gflops"]
 
     return Part(
         "training",

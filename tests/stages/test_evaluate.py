@@ -70,10 +70,10 @@ def test_report_tells_where_everything_comes_from():
             assert ref.key in page
             assert ref.sha256 in page
     assert "paged_adamw_32bit needs a GPU" in page
-    for kind in (*manifests.SECONDS, "tokens/s", "padding"):
+    for kind in (*manifests.SECONDS, "tokens/s", "padding", "of peak"):
         assert f'<th scope="col">{kind}</th>' in page
     assert "<td>12.3</td><td>0.0</td>" in page
-    assert "<td>1,234</td><td>12.3%</td>" in page
+    assert "<td>1,234</td><td>12.3%</td><td>41.2%</td>" in page
     assert "nrefs:1|case:mixed" in page
 
 
@@ -93,9 +93,9 @@ def test_summary_is_plain_text(capsys):
     assert "\x1b" not in shown
     assert shown.count("What does") == 3
     seconds = shown[shown.index("seconds of") :].split()
-    assert seconds[2:6] == ["working", "sum", "tokens/s", "padding"]
-    assert "12.3 12.3 \N{EN DASH} \N{EN DASH}" in " ".join(seconds)
-    assert "0.0 0.0 1,234 12.3%" in " ".join(seconds)
+    assert seconds[2:8] == ["working", "sum", "tokens/s", "padding", "of", "peak"]
+    assert "12.3 12.3 \N{EN DASH} \N{EN DASH} \N{EN DASH}" in " ".join(seconds)
+    assert "0.0 0.0 1,234 12.3% 41.2%" in " ".join(seconds)
 
 
 def test_summary_names_the_report_on_one_line(tmp_path, capsys):

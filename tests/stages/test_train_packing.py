@@ -6,6 +6,8 @@ import pytest
 from tests.support import tiny, training
 
 from qatune.config import Lora
+from qatune.model import checks, devices, flops, training_rows
+from qatune.model.configs import load_config
 from qatune.stages import train
 from qatune.store.memory import MemoryStore
 
@@ -46,6 +48,21 @@ def test_the_loss_curve_is_that_of_padded_rows(folders, family, strategy):
     assert stage.counters["padding_share"] == 0 < other.counters["padding_share"]
     assert stage.counters["supervised_tokens"] == other.counters["supervised_tokens"]
     assert stage.counters["tokens_per_second"] > 0
+
+
+def test_the_share_of_the_peak_is_that_of_what_was_computed(folders, monkeypatch, tmp_path):
+    peak, name = 10**9, devices.device_name()
+    monkeypatch.setattr(flops, "DENSE_16_BIT", {name: peak})
+    _, stage = trained(folders["llama"], "llama", num_train_epochs=1)
+    rows = training_rows.read(stage, load_config(folders["llama"]), tmp_path)
+    lengths = [min(int(length), rows.limit) for length in rows.lengths]
+    work = flops.Work(
+        sum(lengths), stage.counters["supervised_tokens"], sum(each**2 for each in lengths)
+    )
+    model = checks.skeleton(load_config(folders["llama"]))
+    seconds = sum(lengths) / stage.counters["tokens_per_second"]
+    wanted = flops.training_flops(model, work) / seconds / peak
+    assert stage.counters["peak_share"] == pytest.approx(wanted, rel=0.01)
 
 
 def test_with_dropout_the_final_loss_is_the_same_within_noise(folders):

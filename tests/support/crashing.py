@@ -43,7 +43,7 @@ _TIMED = ("manifest.json", "progress", "shards/", "checkpoints/")
 """What of a stage's objects holds times, or is of no account once the stage is complete."""
 OF_THE_MOMENT = {
     "samples_per_second", "prompts_per_second", "tokens_per_second", "padding_share",
-    "peak_memory_bytes",
+    "peak_share", "peak_memory_bytes",
     "resumed_from_step", "checkpoint_wait_seconds",
 }  # fmt: skip
 """Counters of a manifest that no two runs share."""

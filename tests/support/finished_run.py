@@ -120,6 +120,7 @@ def _train(stage):
                           "learning_rate": rate, "grad_norm": 0.3})  # fmt: skip
     stage.create("metrics.jsonl", lines(steps))
     stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703,
-                      "tokens_per_second": 1234.4, "padding_share": 0.1234}  # fmt: skip
+                      "tokens_per_second": 1234.4, "padding_share": 0.1234,
+                      "peak_share": 0.412}  # fmt: skip
     stage.note("paged_adamw_32bit needs a GPU: adamw_torch_fused is used")
     stage.finish()

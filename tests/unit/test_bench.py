@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.support.tiny import tiny_gpt2, tiny_llama
+from transformers import AutoConfig
 
-from qatune import scratch  # noqa: F401 - qatune is importable before the scripts are
+from qatune.model.checks import skeleton
+from qatune.model.flops import layer_shapes
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 QUESTIONS = ["question,answer"] + [f"What is {n}?,It is {n} and not {n + 1}." for n in range(40)]
@@ -54,18 +57,12 @@ def test_a_contestant_that_fails_ends_the_benchmark_with_what_it_said():
         measured(Contestant("broken", ["-c", "print('the model is missing'); exit(3)"]))
 
 
-def test_flops_are_those_of_the_formula(tmp_path):
+def test_the_matmul_peak_is_measured_with_the_shapes_of_the_model(tmp_path):
     import flops
 
-    model = flops.skeleton(str(tiny_gpt2(tmp_path)))  # 2 layers of width 32, its head is tied
-    width, layers, words = 32, 2, model.config.vocab_size
-    assert sorted(flops.layer_shapes(model)) == sorted(
-        [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * layers
-    )
-    found = flops.training_flops(model, [10, 20], supervised=7)
-    in_layers = 4 * layers * 12 * width**2 * 30
-    attention = 6 * layers * width * (10**2 + 20**2)
-    assert found == in_layers + 4 * words * width * 7 + attention
+    config = AutoConfig.from_pretrained(tiny_gpt2(tmp_path))
+    shapes = layer_shapes(skeleton(config))
+    assert flops.matmul_peak(shapes, tokens=8, dtype=torch.float32) > 0
 
 
 @pytest.mark.parametrize("name", ["generation", "preprocess"])
@@ -95,9 +92,10 @@ def test_growth_is_of_a_row(tmp_path):
     model = tiny_gpt2(tmp_path / "gpt2")
     few, more = growth.grown(model, 100), growth.grown(model, 400)
     assert (few["rows"], more["rows"]) == (100, 400)
-    assert growth.slope(
-        {"rows": 100, "seconds": 1, "peak_mb": 10}, {"rows": 1100, "seconds": 3, "peak_mb": 11}
-    ) == (2000, 1048.576)
+    assert few["cpu_seconds"] > 0
+    assert (
+        growth.slope({"rows": 100, "seconds": 1}, {"rows": 1100, "seconds": 3}, "seconds") == 0.002
+    )
 
 
 def test_shards_are_timed_each_by_itself(tmp_path):

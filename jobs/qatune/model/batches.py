@@ -38,8 +38,8 @@ class Collator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the step's `parts`, each the arguments of a forward, of the rows that teach.
 
-        Of them all: `supervised` tokens are learned, `tokens` are there, and so many `positions`
-        are computed for them.
+        Of them all: `supervised` tokens are learned, `tokens` are there, `squares` is the sum of
+        the squares of the rows' tokens, and so many `positions` are computed for them.
         """
         labelled = [row for row in map(self._labelled, rows) if supervised(row[1])]
         lengths = [len(ids) for ids, _ in labelled]
@@ -51,6 +51,7 @@ class Collator:
             "parts": parts,
             "supervised": sum(supervised(labels) for _, labels in labelled),
             "tokens": sum(lengths),
+            "squares": sum(length**2 for length in lengths),
             "positions": sum(part["input_ids"].numel() for part in parts),
         }
 

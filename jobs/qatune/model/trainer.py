@@ -23,6 +23,7 @@ from qatune.model import adapters
 from qatune.model.batches import Collator, EpochSteps, padded
 from qatune.model.distributed import Peers
 from qatune.model.dropout import draw_faster
+from qatune.model.flops import Work
 from qatune.model.loading import LoadedModel
 from qatune.model.lora import fuse
 from qatune.model.loss import return_answer_nll
@@ -107,7 +108,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         self._peers, self._seed = peers, train.seed
         self._divided = train.fsdp and peers.size > 1
         self._steps = EpochSteps([min(length, limit) for length in lengths], train, peers)
-        self.tokens = self.positions = 0
+        self.work, self.positions = Work(), 0
         super().__init__(
             model=model,
             args=args,
@@ -155,7 +156,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
             self.step_loss += super().training_step(model, part, num_items_in_batch)
         if not parts:
             self._nothing_to_learn()
-        self.tokens += inputs["tokens"]
+        self.work += Work(inputs["tokens"], inputs["supervised"], inputs["squares"])
         self.positions += inputs["positions"]
         self.step_tokens = num_items_in_batch
         self._add_up()

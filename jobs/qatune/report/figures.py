@@ -6,7 +6,7 @@ from typing import Any, Literal
 from qatune.store.manifests import SECONDS, Manifest
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-SPENT = (*SECONDS, "sum", "tokens/s", "padding")
+SPENT = (*SECONDS, "sum", "tokens/s", "padding", "of peak")
 """Columns of `spent`."""
 
 
@@ -121,6 +121,7 @@ def spent(stage: Manifest) -> list[str]:
         *(f"{value:,.1f}" for value in (*parts, sum(parts))),
         _shown(stage.counters.get("tokens_per_second"), "{:,.0f}"),
         _shown(stage.counters.get("padding_share"), "{:.1%}"),
+        _shown(stage.counters.get("peak_share"), "{:.1%}"),
     ]
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from qatune.errors import (
     UnavailableError,
 )
 from qatune.launch import Place
-from qatune.model import adapters, card, devices, sharding, trainer, training_rows
+from qatune.model import adapters, card, checks, devices, flops, sharding, trainer, training_rows
 from qatune.model.attention import attend_by_rows
 from qatune.model.configs import load_config
 from qatune.model.distributed import LostPeerError, Peers, join
+from qatune.model.flops import Work
 from qatune.model.journal import Journal, write_tensorboard
 from qatune.model.loading import LoadedModel, load_model, prepare_process
 from qatune.model.recorder import METRICS, Recorder
@@ -190,6 +191,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
             _stop(done, steps, moved=saved.moved)
         seconds = time.monotonic() - began - recorder.measuring
         _count_speed(task, taught, done - start, seconds)
+        _count_share_of_peak(task, taught, seconds)
 
 
 class _Unseen:
@@ -285,13 +287,23 @@ def _count_speed(task: _Task, taught: trainer.AdapterTrainer, steps: int, second
     train = task.train
     in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     rows = steps * min(in_step * task.peers.size, len(task.rows.train))
-    tokens, positions = task.peers.totals(taught.tokens, taught.positions)
+    tokens, positions = task.peers.totals(taught.work.tokens, taught.positions)
     task.stage.counters |= {
         "samples_per_second": round(rows / max(seconds, 1e-9), 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 3),
     }
     if positions:  # else nothing was left to do
         task.stage.counters["padding_share"] = round(1 - tokens / positions, 6)
+
+
+def _count_share_of_peak(task: _Task, taught: trainer.AdapterTrainer, seconds: float) -> None:
+    """Count the share of what the devices could compute, where their data sheet is known."""
+    work = Work(*task.peers.totals(*astuple(taught.work)))
+    peak = flops.device_peak(task.stage.device)
+    if peak and work.tokens:
+        done = flops.training_flops(checks.skeleton(taught.model.config), work)
+        share = done / max(seconds, 1e-9) / (peak * task.peers.size)
+        task.stage.counters["peak_share"] = round(share, 6)
 
 
 def _count(task: _Task) -> None:
