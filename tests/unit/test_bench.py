@@ -98,6 +98,19 @@ def test_growth_is_of_a_row(tmp_path):
     )
 
 
+def test_reads_and_writes_of_the_store_are_timed_and_leave_nothing(s3_store, monkeypatch, capsys):
+    import store
+
+    monkeypatch.setattr(
+        sys, "argv", ["store.py", s3_store.uri, "--megabytes", "1", "--rounds", "2"]
+    )
+    store.main()
+    table = [line.split("|") for line in capsys.readouterr().out.splitlines()[-6:]]
+    assert [cells[1].split(":")[0].strip() for cells in table] == ["write"] * 3 + ["read"] * 3
+    assert all(float(cells[2].split()[0]) > 0 for cells in table)
+    assert not list(s3_store.keys(""))
+
+
 def test_shards_are_timed_each_by_itself(tmp_path):
     import shards
 

@@ -1,0 +1,102 @@
+"""Compare reads and writes of a large object with boto3's own transfers and one plain request.
+
+    python scripts/bench/store.py s3://BUCKET/PREFIX [--megabytes 512] [--rounds 3]
+
+Takes turns, and prints megabytes a second: median, lowest and highest. Files end in the page cache
+or on the disk as the system likes, for all of them alike. What it makes in the bucket it deletes.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from qatune.store.objects import CHUNK_BYTES
+from qatune.store.ranges import download
+from qatune.store.s3 import S3Store
+
+Ways = dict[str, Callable[[], None]]
+
+
+def ways(store: S3Store, client: Any, place: dict[str, str], file: Path, folder: Path) -> Ways:
+    """Return what is measured: writes of `file`, each to a new object, and reads of `place`."""
+
+    def new() -> dict[str, str]:
+        return {**place, "Key": f"{place['Key']}-{uuid.uuid4().hex}"}
+
+    def put() -> None:
+        with file.open("rb") as opened:
+            client.put_object(**new(), Body=opened)
+
+    def upload() -> None:
+        to = new()
+        client.upload_file(str(file), to["Bucket"], to["Key"])
+
+    def get() -> None:
+        with (folder / "get").open("wb") as target:
+            shutil.copyfileobj(client.get_object(**place)["Body"], target, CHUNK_BYTES)
+
+    def ranges() -> None:
+        found = store.stat(file.name)
+        assert found
+        download(store, {"file": (file.name, found)}, folder / uuid.uuid4().hex, "bench")
+
+    def transferred() -> None:
+        client.download_file(place["Bucket"], place["Key"], str(folder / "transferred"))
+
+    return {
+        "write: qatune": lambda: store.create(new()["Key"].rpartition("/")[2], file) and None,
+        "write: boto3 upload_file": upload,
+        "write: one request": put,
+        "read: qatune": ranges,
+        "read: boto3 download_file": transferred,
+        "read: one request": get,
+    }
+
+
+def rates(ways: Ways, megabytes: int, rounds: int) -> dict[str, list[float]]:
+    """Return megabytes a second of each way, a figure a round."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        for name in list(ways)[:: -1 if turn % 2 else 1]:
+            began = time.perf_counter()
+            ways[name]()
+            found[name].append(megabytes / (time.perf_counter() - began))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("where", metavar="s3://BUCKET/PREFIX")
+    parser.add_argument("--megabytes", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    store, client = S3Store(asked.where), boto3.client("s3")
+    bucket, _, prefix = asked.where.removeprefix("s3://").partition("/")
+    with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
+        file = Path(name) / f"file-{uuid.uuid4().hex}"
+        file.write_bytes(os.urandom(1 << 20) * asked.megabytes)
+        store.create(file.name, file)
+        place = {"Bucket": bucket, "Key": f"{prefix}/{file.name}"}
+        try:
+            measured = rates(
+                ways(store, client, place, file, Path(name)), asked.megabytes, asked.rounds
+            )
+        finally:
+            for key in list(store.keys(file.name)):
+                store.delete(key)
+    print("| | MB/s |\n| --- | --- |")
+    for way, each in measured.items():
+        print(f"| {way} | {statistics.median(each):.0f} ({min(each):.0f} to {max(each):.0f}) |")
+
+
+if __name__ == "__main__":
+    main()
