@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ class Asked:
     training_rows: int
     prompts: int
     new_tokens: int
-    targets: list[str]
+    targets: Sequence[str]
 
 
 def training(asked: Asked) -> Part:
@@ -235,7 +235,7 @@ def recipe_of(asked: Asked, source: Path, held_out: int, quantization: str = "no
             "split": {"method": "shuffle", "test_size": held_out},
         },
         "train": {
-            "lora": {**LORA, "target_modules": asked.targets},
+            "lora": {**LORA, "target_modules": list(asked.targets)},
             "learning_rate": 3e-4,
             "train_sampling_strategy": "group_by_length",
             "completion_only_loss": False,

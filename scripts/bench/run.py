@@ -2,19 +2,25 @@
 
     python scripts/bench/run.py [training|generation|preprocess] [--rounds 3]
 
-Without a name all parts are run: half an hour on two cores. The comparators, in comparators/, are
-written as their libraries' documentation does. Training and generation take SmolLM2-135M and the
-rows of `make demo`, or those of mbpp.csv in the folder QATUNE_TEST_DATA; preprocess takes a CSV
-that make_reference_csv.py writes. The results go to --json and, as tables, to --markdown.
+Without a name all parts are run: an hour and a half on two cores. The comparators, in comparators/,
+are written as their libraries' documentation does. Training and generation take SmolLM2-135M and,
+where there is a GPU, random weights in the shapes of larger models, and the rows of `make demo`, or
+those of mbpp.csv in the folder QATUNE_TEST_DATA; preprocess takes a CSV that make_reference_csv.py
+writes. The results go to --json and, as tables, to --markdown.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -23,6 +29,7 @@ import machine  # noqa: E402
 import tables  # noqa: E402
 from harness import race, summary  # noqa: E402
 from parts import PARTS, TARGETS, Asked  # noqa: E402
+from shapes import SHAPES, make  # noqa: E402
 
 import make_reference_csv  # noqa: E402
 
@@ -36,10 +43,26 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
         asked = asked_of(options, Path(name))
-        for part in [options.part] if options.part else PARTS:
-            results["parts"][part] = compared(part, asked, options.rounds)
+        for title, part, of in turns(options.part, asked, options.shapes):
+            results["parts"][title] = compared(part, of, options.rounds)
             write(results, options.json, options.markdown)
     print(options.markdown.read_text(encoding="utf-8"))
+
+
+def turns(
+    part: str | None, asked: Asked, shapes: Sequence[str]
+) -> Iterator[tuple[str, str, Asked]]:
+    """Yield title, name and input of each comparison: of the model, then of the shapes."""
+    parts = [part] if part else list(PARTS)
+    yield from ((name, name, asked) for name in parts)
+    for shape in shapes:
+        folder = make(SHAPES[shape], asked.model, asked.work / shape)
+        of = replace(
+            asked, model=folder, work=asked.work / f"{shape}-work", targets=SHAPES[shape].targets
+        )
+        of.work.mkdir()
+        yield from ((f"{name}, {shape}", name, of) for name in parts if name != "preprocess")
+        shutil.rmtree(folder)
 
 
 def compared(name: str, asked: Asked, rounds: int) -> dict[str, Any]:
@@ -71,14 +94,19 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, default=CACHE / "models/smollm2-135m-instruct")
     parser.add_argument("--csv", type=Path, default=_rows())
-    parser.add_argument("--training-rows", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=_shapes())
+    parser.add_argument("--training-rows", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--preprocess-rows", type=int, default=make_reference_csv.USABLE)
     parser.add_argument("--targets", nargs="+", default=TARGETS, help="layers that get an adapter")
     parser.add_argument("--json", type=Path, default=ROOT / "out/bench.json")
     parser.add_argument("--markdown", type=Path, default=ROOT / "out/bench.md")
     return parser.parse_args()
+
+
+def _shapes() -> list[str]:
+    return list(SHAPES) if torch.cuda.is_available() else []
 
 
 def _rows() -> Path:

@@ -2,15 +2,18 @@
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from tests.support.tiny import tiny_gpt2, tiny_llama
-from transformers import AutoConfig
+from transformers import AutoConfig, GPT2Config
 
-from qatune.model.checks import skeleton
+from qatune.config import Model
+from qatune.model.checks import check_target_modules, skeleton
 from qatune.model.flops import layer_shapes
+from qatune.model.loading import load_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 QUESTIONS = ["question,answer"] + [f"What is {n}?,It is {n} and not {n + 1}." for n in range(40)]
@@ -84,6 +87,40 @@ def test_a_part_runs_and_makes_a_table(name, tmp_path, monkeypatch):
     for figures in summary.values():
         assert figures.get("same_answers", 1) == 1
         assert figures.get("rows", 202) == 202 or figures["rows"] == 200  # nulls are rows read
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("llama-3.2-1b", 1_235_814_400), ("gpt2-large", 774_030_080)]
+)
+def test_shapes_are_those_of_the_models(name, parameters):
+    import shapes
+
+    shape = shapes.SHAPES[name]
+    model = skeleton(shape.config(**shape.sizes))
+    assert sum(each.numel() for each in model.parameters()) == parameters
+    check_target_modules(shape.targets, model)
+
+
+def test_a_shape_is_a_model_of_its_own_in_the_comparison(tmp_path, monkeypatch):
+    import run
+    import shapes
+    from parts import Asked
+
+    tiny = shapes.Shape(
+        GPT2Config,
+        {"vocab_size": 50257, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 1024},
+        ("c_attn",),
+    )
+    monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
+    real = tiny_gpt2(tmp_path / "gpt2", positions=1024)
+    asked = Asked(real, tmp_path, tmp_path, tmp_path, 8, 3, 3, ["c_fc"])
+    found = run.turns(None, asked, ["tiny"])
+    assert [title for title, *_ in islice(found, 3)] == ["training", "generation", "preprocess"]
+    title, part, of = next(found)
+    assert (title, part, of.targets) == ("training, tiny", "training", ("c_attn",))
+    loaded = load_model(of.model, Model(source=str(of.model)), print)
+    assert loaded.model.config.n_embd == 8
+    assert [title for title, *_ in found] == ["generation, tiny"]
 
 
 def test_growth_is_of_a_row(tmp_path):
