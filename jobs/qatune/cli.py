@@ -334,6 +334,8 @@ def _run_stage(
         if work:
             work(stage_run)
             return True
+        if stage in {"train", "generate"}:
+            stage_run.fetch_base_ahead()
         module = import_stage(stage)
         stage_run.seconds["starting"] = time.monotonic() - since
         module.run(stage_run, **given)

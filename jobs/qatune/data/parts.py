@@ -36,7 +36,8 @@ def divide(spool: Path, held_out: Any, folder: Path) -> Iterator[Path]:
 
 def _sided(spool: Path, held_out: Any) -> Iterator[tuple[bool, pa.RecordBatch]]:
     done = 0
-    with ipc.open_stream(str(spool)) as rows:
+    # Given a path, it would map the file, all of which then counts as this process's memory.
+    with pa.OSFile(str(spool)) as file, ipc.open_stream(file) as rows:
         for batch in rows:
             mask = held_out[done : done + len(batch)]
             done += len(batch)

@@ -48,13 +48,12 @@ class FoundModel:
 
 
 def find_model(
-    store: Store, run: str, recipe: Recipe, train: Manifest | None, scratch: Path
+    base: ModelFolder, store: Store, recipe: Recipe, train: Manifest | None, scratch: Path
 ) -> FoundModel:
-    """Find the base, and the adapter that `recipe.generate.adapter` names.
+    """Put the base and the adapter together that `recipe.generate.adapter` names.
 
     `train` is that stage's manifest where its adapter is asked for: fetched to `scratch`, verified.
     """
-    base = sources.base_model(store, run, recipe.model)
     files = base.files()
     if train is not None:
         return FoundModel(base, files, scratch, _fetched(store, train, scratch))

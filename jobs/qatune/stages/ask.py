@@ -25,6 +25,7 @@ from qatune.model.pairing import answer_both
 from qatune.store import artifacts, manifests
 from qatune.store.manifests import Manifest
 from qatune.store.objects import Store
+from qatune.store.sources import base_model
 
 _NAMES = ("base", "adapter")
 
@@ -38,7 +39,8 @@ def answer(store: Store, run: str, question: str | None) -> None:
     recipe = artifacts.bound_recipe(store, run)
     train = _trained(store, run) if recipe.generate.adapter == "train" else None
     with log.console.status("loading the model"), tempfile.TemporaryDirectory() as scratch:
-        model = find_model(store, run, recipe, train, Path(scratch))
+        base = base_model(store, run, recipe.model)
+        model = find_model(base, store, recipe, train, Path(scratch))
         loaded = model.load(recipe.model, log.get().warning)
     console = Console(highlight=False)
     if question is not None:

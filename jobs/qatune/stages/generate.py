@@ -95,7 +95,9 @@ def _questions(stage: StageRun, folder: Path) -> Questions:
 def _answer(stage: StageRun, work: _Work) -> None:
     with stage.timed("loading"):
         train = stage.parent("train") if "train" in stage.upstream else None
-        model = find_model(stage.store, stage.run, stage.recipe, train, work.folder / "adapter")
+        model = find_model(
+            stage.base_model(), stage.store, stage.recipe, train, work.folder / "adapter"
+        )
         if "preprocess" in stage.upstream:
             preprocess = stage.parent("preprocess")
             check_tokenizer(preprocess, stage.recipe.model.source, model.base_files)

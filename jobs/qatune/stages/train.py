@@ -61,7 +61,7 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
     spec = stage.recipe.model
     with scratch.folder() as folder, stage.timed("working"):
         with stage.timed("loading"):
-            found = sources.base_model(stage.store, stage.run, spec)
+            found = stage.base_model()
             files = found.files()
             sources.check_tokenizer(stage.parent("preprocess"), found.source, files)
             rows = training_rows.read(stage, load_config(found.path), folder)

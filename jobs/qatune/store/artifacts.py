@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +14,7 @@ from qatune import log, recipe
 from qatune.config import Recipe
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.log import Progress
-from qatune.store import manifests
+from qatune.store import manifests, sources
 from qatune.store.heartbeats import beating
 from qatune.store.manifests import Certificate, Manifest
 from qatune.store.objects import (
@@ -22,6 +24,7 @@ from qatune.store.objects import (
     create_once,
     describe_source,
 )
+from qatune.store.sources import ModelFolder
 
 
 def parents(stage: str, recipe: Recipe) -> tuple[str, ...]:
@@ -109,6 +112,7 @@ class StageRun:
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(manifests.SECONDS, 0))
     certificates: list[Certificate] = field(default_factory=list)
+    _base: Future[ModelFolder] | None = None
     _nested: float = 0.0
     _bound: bool = False
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)
@@ -126,6 +130,22 @@ class StageRun:
 
     def parent(self, stage: str) -> Manifest:
         return self.upstream[stage][0]
+
+    def fetch_base_ahead(self) -> None:
+        """Begin to bring the base model here, while what comes before `base_model` is done."""
+        spec = self.recipe.model
+        if not sources.needs_no_import(self.store, spec):
+            return
+        pool = ThreadPoolExecutor(1)
+        logged_alike = copy_context().run
+        self._base = pool.submit(logged_alike, sources.base_model, self.store, self.run, spec)
+        pool.shutdown(wait=False)
+
+    def base_model(self) -> ModelFolder:
+        """Bring the base model to this machine. Raises MissingInputError."""
+        if self._base is not None:
+            return self._base.result()
+        return sources.base_model(self.store, self.run, self.recipe.model)
 
     def create(self, name: str, source: bytes | Path) -> ObjectRef:
         """Write one output. An equal one from an earlier attempt is fine, another is not."""

@@ -143,6 +143,16 @@ def base_model(store: Store, run: str, spec: config.Model) -> ModelFolder:
     return ModelFolder(copy.fetch(weights=True), commit, spec.source, copy.refs)
 
 
+def needs_no_import(store: Store, spec: config.Model) -> bool:
+    """Tell whether `base_model` finds all that it uses imported already.
+
+    Only then may it run in a thread while others import: two that wait for each other's modules
+    may get half of one. With a bucket as store the hub's models are in its mirror.
+    """
+    in_bucket = not isinstance(store, FolderStore)
+    return in_bucket or (spec.revision is None and not spec.source.startswith("s3://"))
+
+
 def _commit_in(keys: Iterable[str], source: str) -> str | None:
     """Find the commit of a model in the names of what preprocess has read."""
     named = re.compile(rf"(?:{mirror.MIRRORS})?{re.escape(source)}@([0-9a-f]{{40}})/")
