@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -334,11 +335,11 @@ def _run_stage(
         if work:
             work(stage_run)
             return True
-        if stage in {"train", "generate"}:
-            stage_run.fetch_base_ahead()
-        module = import_stage(stage)
-        stage_run.seconds["starting"] = time.monotonic() - since
-        module.run(stage_run, **given)
+        needs_base = stage in {"train", "generate"}
+        with stage_run.base_on_its_way() if needs_base else nullcontext():
+            module = import_stage(stage)
+            stage_run.seconds["starting"] = time.monotonic() - since
+            module.run(stage_run, **given)
     return True
 
 

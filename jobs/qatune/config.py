@@ -159,8 +159,10 @@ class Train(Section):
     """Longer rows are cut on the right, and counted. At most the model's positions."""
     completion_only_loss: bool = True
     """Learn the answer only. False learns the question's text, too."""
-    gradient_checkpointing: bool = False
-    """Recompute activations instead of keeping them: less memory, slower."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations instead of keeping them: less memory, slower. `auto` does so from the
+    first step on that does not fit into the memory of the GPU; not with `fsdp`, where all have to
+    do the same."""
     fsdp: bool = False
     """Divide the base's layers over the processes (`--nodes`, `--processes`), for one that does not
     fit a single GPU. Not with `quantization`."""

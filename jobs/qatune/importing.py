@@ -18,6 +18,7 @@ _ENGINE_LIBRARIES = {"ctranslate2", "vllm"}
 
 def import_stage(name: str) -> ModuleType:
     """Import `qatune.stages.{name}`, but for libraries that it may turn out not to use."""
+    gc.collect()  # what an earlier stage left must not be frozen: it holds a model
     gc.disable()  # imports leave no garbage, and looking for it took a sixth of their time
     try:
         with absent(*_IF_USED):

@@ -47,7 +47,8 @@ def ways(store: S3Store, client: Any, place: dict[str, str], file: Path, folder:
     def ranges() -> None:
         found = store.stat(file.name)
         assert found
-        download(store, {"file": (file.name, found)}, folder / uuid.uuid4().hex, "bench")
+        download(store, {"file": (file.name, found)}, folder / "ranges", "bench")
+        shutil.rmtree(folder / "ranges")
 
     def transferred() -> None:
         client.download_file(place["Bucket"], place["Key"], str(folder / "transferred"))
@@ -80,12 +81,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     store, client = S3Store(asked.where), boto3.client("s3")
-    bucket, _, prefix = asked.where.removeprefix("s3://").partition("/")
+    bucket, _, prefix = asked.where.rstrip("/").removeprefix("s3://").partition("/")
     with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
         file = Path(name) / f"file-{uuid.uuid4().hex}"
         file.write_bytes(os.urandom(1 << 20) * asked.megabytes)
         store.create(file.name, file)
-        place = {"Bucket": bucket, "Key": f"{prefix}/{file.name}"}
+        place = {"Bucket": bucket, "Key": f"{prefix}/{file.name}".lstrip("/")}
         try:
             measured = rates(
                 ways(store, client, place, file, Path(name)), asked.megabytes, asked.rounds

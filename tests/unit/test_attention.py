@@ -103,8 +103,8 @@ def test_on_a_gpu_one_kernel_takes_all_rows(monkeypatch):
     query, key = (torch.zeros(1, heads, 10, 8, dtype=torch.bfloat16) for heads in (4, 2))
     bounds = torch.tensor([0, 4, 10], dtype=torch.int32)
     found, _ = attention.rows_attention(
-        None, query.as_subclass(OnGpu), key, key, None, cu_seq_lens_q=bounds, max_length_q=6,
-        sliding_window=5, scaling=0.5, dropout=0.0,
+        None, query.as_subclass(OnGpu), key, key, None, row_bounds=bounds.tolist(),
+        cu_seq_lens_q=bounds, max_length_q=6, sliding_window=5, scaling=0.5, dropout=0.0,
     )  # fmt: skip
     assert found.shape == (1, 10, 4, 8)
     assert given["query"].shape == (10, 4, 8)

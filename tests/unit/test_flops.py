@@ -2,7 +2,7 @@
 
 import pytest
 from tests.support.tiny import tiny_gpt2
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig, MambaConfig
 
 from qatune.model.checks import skeleton
 from qatune.model.flops import Work, device_peak, layer_shapes, training_flops
@@ -31,6 +31,13 @@ def test_a_quantized_model_computes_as_much(config):
     config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
     assert layer_shapes(skeleton(config)) == plain
     assert config.quantization_config is not None
+
+
+def test_what_has_no_attention_has_none_counted():
+    model = skeleton(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1))
+    layers = sum(rows * columns for rows, columns in layer_shapes(model))
+    assert layers > 0
+    assert training_flops(model, Work(10, 4, 100)) == 4 * layers * 10 + 4 * 64 * 16 * 4
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def _rows(part):
     labels.view(-1)[part["predicting"] + 1] = part["labels"]
     if "cu_seq_lens_q" in part:
         bounds = part["cu_seq_lens_q"].tolist()
+        assert part["row_bounds"] == bounds
         assert part["max_length_q"] == max(end - first for first, end in pairwise(bounds))
         for first, end in pairwise(bounds):
             own = slice(first, end)
@@ -94,5 +95,5 @@ def test_a_row_without_an_answer_is_not_computed():
     step = Collator(pad_id=0, limit=3, rows=2, completion_only=True, packed=True)(rows)
     assert [part["input_ids"].tolist() for part in step["parts"]] == [[[5, 6]]]
     assert Collator(pad_id=0, limit=1, rows=2, completion_only=True, packed=True)(rows) == {
-        "parts": [], "supervised": 0, "tokens": 0, "positions": 0
+        "parts": [], "supervised": 0, "tokens": 0, "squares": 0, "positions": 0
     }  # fmt: skip

@@ -4,6 +4,7 @@ Attention over a whole pack with the other rows masked would cost the square of 
 row by row it costs no more than without packing.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def attend_by_rows(model: Any) -> bool:
-    """Make a model heed `cu_seq_lens_q`, the bounds of the rows in a pack, as (rows + 1) int32.
+    """Make a model heed `row_bounds`, where the rows of a pack begin and the last one ends.
 
     False, and nothing changed, for an architecture whose layers mix tokens in other ways.
     Batches with a mask go through the usual attention.
@@ -44,6 +45,7 @@ def rows_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
+    row_bounds: Sequence[int] | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
     sliding_window: int | None = None,
@@ -52,9 +54,10 @@ def rows_attention(
     """Attend within each row, by transformers' interface for attention.
 
     `query`, `key` and `value` are (batch, heads, tokens, width), with a batch of 1 where there are
-    bounds; the result is (batch, tokens, heads, width).
+    bounds; the result is (batch, tokens, heads, width). `cu_seq_lens_q` says the same to kernels:
+    to ask a GPU for it would make it wait in every layer.
     """
-    if cu_seq_lens_q is None:
+    if row_bounds is None:
         return _sdpa(module, query, key, value, attention_mask, **more)
     if query.is_cuda and query.dtype in _HALF and not more.get("dropout"):
         all_rows = [each[0].transpose(0, 1).contiguous() for each in (query, key, value)]
@@ -73,7 +76,7 @@ def rows_attention(
             _window(end - first, sliding_window, query.device),
             **more,
         )[0]
-        for first, end in pairwise(cu_seq_lens_q.tolist())
+        for first, end in pairwise(row_bounds)
     ]
     return torch.cat(rows, dim=1), None
 

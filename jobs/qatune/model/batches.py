@@ -77,10 +77,12 @@ def supervised(labels: Tensor) -> int:
 def packed(rows: Sequence[Labelled]) -> dict[str, Any]:
     """Lay rows end to end, (1, tokens), each with positions of its own."""
     lengths = [len(ids) for ids, _ in rows]
+    bounds = [0, *accumulate(lengths)]
     return {
         "input_ids": torch.cat([ids for ids, _ in rows])[None],
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "cu_seq_lens_q": torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+        "row_bounds": bounds,
+        "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
         "max_length_q": max(lengths),
         **_learned(torch.cat([labels for _, labels in rows])[None]),
     }

@@ -49,16 +49,17 @@ def device_peak(name: str) -> int | None:
 
 def training_flops(model: Any, work: Work) -> int:
     """Return the floating-point operations of training through `work` once."""
-    sizes = model.config
+    sizes = model.config.get_text_config()
     layers = sum(rows * columns for rows, columns in layer_shapes(model))
     head = sizes.vocab_size * sizes.hidden_size
-    width = sizes.num_attention_heads * _head_width(sizes)
+    width = getattr(sizes, "num_attention_heads", 0) * _head_width(sizes)  # some have no attention
     attention = 6 * sizes.num_hidden_layers * width * work.squares
     return int(4 * layers * work.tokens + 4 * head * work.supervised + attention)
 
 
 def _head_width(sizes: Any) -> int:
-    return int(getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads)
+    heads = getattr(sizes, "num_attention_heads", 1)
+    return int(getattr(sizes, "head_dim", None) or sizes.hidden_size // heads)
 
 
 def layer_shapes(model: Any) -> list[tuple[int, int]]:

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from qatune import config
-from qatune.model import adapters
+from qatune import config, log
+from qatune.errors import BadRecipeError
+from qatune.model import adapters, devices
 from qatune.model.batches import Collator, EpochSteps, padded
 from qatune.model.distributed import Peers
 from qatune.model.dropout import draw_faster
@@ -66,7 +67,7 @@ def settings(
         per_device_train_batch_size=(
             train.per_device_train_batch_size * train.gradient_accumulation_steps
         ),
-        activation_checkpointing=train.gradient_checkpointing,
+        activation_checkpointing=train.gradient_checkpointing is True,
         # Autocast lets the float32 adapter multiply in 16 bits, too.
         bf16=loaded.dtype == "bfloat16",
         fp16=on_gpu and loaded.dtype == "float16",
@@ -107,6 +108,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
     ) -> None:
         self._peers, self._seed = peers, train.seed
         self._divided = train.fsdp and peers.size > 1
+        # Of divided layers all compute the same at once: none may change how by itself.
+        self._may_recompute = train.gradient_checkpointing == "auto" and not self._divided
+        self.recomputes = False
+        """Whether a step did not fit, so that activations are computed again since then."""
         self._steps = EpochSteps([min(length, limit) for length in lengths], train, peers)
         self.work, self.positions = Work(), 0
         super().__init__(
@@ -149,18 +154,55 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor
     ) -> Tensor:
-        """Take the step's parts one by one; the sum of their gradients is the step's."""
+        """Take the step's parts; once more with less memory if they do not fit into it."""
+        if not self._parts_fit(model, inputs, num_items_in_batch):
+            self._recompute_activations()  # only here is the error gone, and with it what it held
+            self._parts_fit(model, inputs, num_items_in_batch)
+        self.work += Work(inputs["tokens"], inputs["supervised"], inputs["squares"])
+        self.positions += inputs["positions"]
+        self.step_tokens = num_items_in_batch
+        self._add_up()
+        return self.step_loss
+
+    def _parts_fit(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor) -> bool:
+        """Take the parts; False if they did not fit and may do so with less memory."""
+        try:
+            self._take_parts(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            self._refuse_unless_recomputing_may_help(error)
+            return False
+        return True
+
+    def _take_parts(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor) -> None:
+        """Compute the parts one by one; the sum of their gradients is the step's."""
         parts = [*inputs["parts"], *self._idle_parts(len(inputs["parts"]))]
         for number, part in enumerate(parts):
             self._draw_anew(number)
             self.step_loss += super().training_step(model, part, num_items_in_batch)
         if not parts:
             self._nothing_to_learn()
-        self.work += Work(inputs["tokens"], inputs["supervised"], inputs["squares"])
-        self.positions += inputs["positions"]
-        self.step_tokens = num_items_in_batch
-        self._add_up()
-        return self.step_loss
+
+    def _refuse_unless_recomputing_may_help(self, error: torch.OutOfMemoryError) -> None:
+        model = self.model.get_base_model()
+        could = model.supports_gradient_checkpointing and not model.is_activation_checkpointing
+        if not could or not self._may_recompute:
+            first = "set gradient_checkpointing to true, or " if could else ""
+            raise BadRecipeError(
+                f"recipe.train: step {self.state.global_step + 1} does not fit into the memory of "
+                f"the GPU; {first}lower per_device_train_batch_size (and raise "
+                "gradient_accumulation_steps) or max_length"
+            ) from error
+
+    def _recompute_activations(self) -> None:
+        self.recomputes = True
+        log.get().warning(
+            "the step does not fit into the memory of the GPU: activations are computed again",
+            step=self.state.global_step + 1,
+        )
+        self.model.zero_grad(set_to_none=True)
+        self.step_loss = torch.zeros_like(self.step_loss)
+        devices.free_memory()
+        self.model.activation_checkpointing_enable()
 
     def _idle_parts(self, own: int) -> list[dict[str, Any]]:
         """Return what to compute while others compute more, of layers that are divided."""

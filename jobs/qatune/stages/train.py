@@ -192,6 +192,11 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         seconds = time.monotonic() - began - recorder.measuring
         _count_speed(task, taught, done - start, seconds)
         _count_share_of_peak(task, taught, seconds)
+        if any(task.peers.totals(int(taught.recomputes))):
+            task.stage.note(
+                "train.gradient_checkpointing: not all steps fit into the memory of the GPU: "
+                "activations were computed again"
+            )
 
 
 class _Unseen:

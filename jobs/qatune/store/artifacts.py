@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from qatune import log, recipe
 from qatune.config import Recipe
 from qatune.errors import BadRecipeError, MissingInputError
 from qatune.log import Progress
 from qatune.store import manifests, sources
+from qatune.store.folder import FolderStore
 from qatune.store.heartbeats import beating
 from qatune.store.manifests import Certificate, Manifest
 from qatune.store.objects import (
@@ -23,6 +25,7 @@ from qatune.store.objects import (
     chunks,
     create_once,
     describe_source,
+    until,
 )
 from qatune.store.sources import ModelFolder
 
@@ -112,7 +115,7 @@ class StageRun:
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(manifests.SECONDS, 0))
     certificates: list[Certificate] = field(default_factory=list)
-    _base: Future[ModelFolder] | None = None
+    _base: Future[ModelFolder | None] | None = None
     _nested: float = 0.0
     _bound: bool = False
     _inputs: dict[str, ObjectRef] = field(default_factory=dict)
@@ -131,21 +134,29 @@ class StageRun:
     def parent(self, stage: str) -> Manifest:
         return self.upstream[stage][0]
 
-    def fetch_base_ahead(self) -> None:
-        """Begin to bring the base model here, while what comes before `base_model` is done."""
+    @contextmanager
+    def base_on_its_way(self) -> Iterator[None]:
+        """Inside, the base model comes from the bucket's mirror while something else is done.
+
+        Afterwards nothing is under way any more: what nobody asked for by then is not needed.
+        """
         spec = self.recipe.model
-        if not sources.needs_no_import(self.store, spec):
+        if spec.revision is None or isinstance(self.store, FolderStore):
+            yield
             return
-        pool = ThreadPoolExecutor(1)
-        logged_alike = copy_context().run
-        self._base = pool.submit(logged_alike, sources.base_model, self.store, self.run, spec)
-        pool.shutdown(wait=False)
+        stopped, logged_alike = Event(), copy_context().run
+        store = until(stopped, self.store)
+        with ThreadPoolExecutor(1) as pool:
+            self._base = pool.submit(logged_alike, sources.mirrored_base, store, self.run, spec)
+            try:
+                yield
+            finally:
+                stopped.set()
 
     def base_model(self) -> ModelFolder:
         """Bring the base model to this machine. Raises MissingInputError."""
-        if self._base is not None:
-            return self._base.result()
-        return sources.base_model(self.store, self.run, self.recipe.model)
+        found = self._base.result() if self._base else None
+        return found or sources.base_model(self.store, self.run, self.recipe.model)
 
     def create(self, name: str, source: bytes | Path) -> ObjectRef:
         """Write one output. An equal one from an earlier attempt is fine, another is not."""

@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from threading import Event
+from typing import Any, Protocol, cast
 
-from qatune.errors import MissingInputError
+from qatune.errors import InterruptedRunError, MissingInputError
 
 CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -66,6 +67,21 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
+
+
+def until(stopped: Event, store: Store) -> Store:
+    """Return the store for a thread that is to end once `stopped` is set: it then refuses."""
+    return cast("Store", _Until(stopped, store))
+
+
+class _Until:
+    def __init__(self, stopped: Event, store: Store) -> None:
+        self._stopped, self._store = stopped, store
+
+    def __getattr__(self, name: str) -> Any:
+        if self._stopped.is_set():
+            raise InterruptedRunError("no longer needed")
+        return getattr(self._store, name)
 
 
 def chunks(store: Store, key: str) -> Iterator[bytes]:

@@ -129,12 +129,20 @@ def base_model(store: Store, run: str, spec: config.Model) -> ModelFolder:
     """
     if spec.revision is None:
         return model_folder(spec.source, None)
-    found = manifests.load(store, run, "preprocess")
-    inputs = {ref.key: ref for ref in found[0].inputs} if found else {}
-    commit = _commit_in(inputs, spec.source) or spec.revision
+    copy = mirrored_base(store, run, spec)
+    return copy or model_folder(spec.source, _commit(_tokenized_with(store, run), spec))
+
+
+def mirrored_base(store: Store, run: str, spec: config.Model) -> ModelFolder | None:
+    """Bring the run's base from the store's mirror; None where that has no copy of it.
+
+    Imports nothing, so that it may be done while others import.
+    """
+    inputs = _tokenized_with(store, run)
+    commit = _commit(inputs, spec)
     copy = mirror.find(store, spec.source, commit)
     if copy is None:
-        return model_folder(spec.source, commit)
+        return None
     if inputs.get(copy.list_ref.key, copy.list_ref) != copy.list_ref:
         raise MissingInputError(
             f"{store.uri}/{copy.list_ref.key}: not the one that the rows were tokenized with; "
@@ -143,20 +151,17 @@ def base_model(store: Store, run: str, spec: config.Model) -> ModelFolder:
     return ModelFolder(copy.fetch(weights=True), commit, spec.source, copy.refs)
 
 
-def needs_no_import(store: Store, spec: config.Model) -> bool:
-    """Tell whether `base_model` finds all that it uses imported already.
-
-    Only then may it run in a thread while others import: two that wait for each other's modules
-    may get half of one. With a bucket as store the hub's models are in its mirror.
-    """
-    in_bucket = not isinstance(store, FolderStore)
-    return in_bucket or (spec.revision is None and not spec.source.startswith("s3://"))
+def _tokenized_with(store: Store, run: str) -> dict[str, ObjectRef]:
+    """Return what preprocess has read, by its name; nothing where it never ran."""
+    found = manifests.load(store, run, "preprocess")
+    return {ref.key: ref for ref in found[0].inputs} if found else {}
 
 
-def _commit_in(keys: Iterable[str], source: str) -> str | None:
-    """Find the commit of a model in the names of what preprocess has read."""
-    named = re.compile(rf"(?:{mirror.MIRRORS})?{re.escape(source)}@([0-9a-f]{{40}})/")
-    return next((match[1] for match in map(named.match, keys) if match), None)
+def _commit(inputs: Iterable[str], spec: config.Model) -> str:
+    """Return the commit of the model that is named in what was read, or what the recipe asks."""
+    named = re.compile(rf"(?:{mirror.MIRRORS})?{re.escape(spec.source)}@([0-9a-f]{{40}})/")
+    found = (match[1] for match in map(named.match, inputs) if match)
+    return next(found, str(spec.revision))
 
 
 def describe_files(folder: Path, name: str, only: Container[str] | None = None) -> list[ObjectRef]:
