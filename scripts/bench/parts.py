@@ -60,7 +60,8 @@ def training(asked: Asked) -> Part:
 
     return Part(
         "training",
-        f"{len(lengths)} rows of {sum(lengths) / len(lengths):.0f} tokens on average, LoRA on "
+        f"{len(lengths)} rows of {asked.source.name}, of {sum(lengths) / len(lengths):.0f} tokens "
+        "on average, 8 rows a step (packed by TRL: 1,024 tokens), LoRA on "
         f"{', '.join(asked.targets)}, dropout 0.2, one epoch",
         "tokens_per_second",
         ["loss", "gflops", "peak_share", "peak_mb"],
@@ -115,8 +116,8 @@ def generation(asked: Asked) -> Part:
     batches = [*hf, "--batch", str(BATCH)]
     return Part(
         "generation",
-        f"{asked.prompts} prompts, answered by base and adapter, at most {asked.new_tokens} new "
-        "tokens each, greedy",
+        f"{asked.prompts} prompts of {asked.source.name}, answered by base and adapter, at most "
+        f"{asked.new_tokens} new tokens each, greedy",
         "answers_per_second",
         ["tokens", "same_answers", "certified", "peak_mb"],
         [

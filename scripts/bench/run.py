@@ -2,7 +2,7 @@
 
     python scripts/bench/run.py [training|generation|preprocess] [--rounds 3]
 
-Without a name all parts are run: an hour and a half on two cores. The comparators, in comparators/,
+Without a name all parts are run: an hour on two cores. The comparators, in comparators/,
 are written as their libraries' documentation does. Training and generation take SmolLM2-135M and,
 where there is a GPU, random weights in the shapes of larger models, and the rows of `make demo`, or
 those of mbpp.csv in the folder QATUNE_TEST_DATA; preprocess takes a CSV that make_reference_csv.py
@@ -98,7 +98,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--training-rows", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--preprocess-rows", type=int, default=make_reference_csv.USABLE)
+    parser.add_argument("--preprocess-rows", type=int, default=20_000)
     parser.add_argument("--targets", nargs="+", default=TARGETS, help="layers that get an adapter")
     parser.add_argument("--json", type=Path, default=ROOT / "out/bench.json")
     parser.add_argument("--markdown", type=Path, default=ROOT / "out/bench.md")
