@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 HERE = Path(__file__).parent
+Figures = dict[str, Any]
 GAINS = {
     "packing": "rows packed",
     "masks": "dropout's masks from random bits",
@@ -83,11 +84,16 @@ def compiled_after(finish: Callable[[Any], None], model: Any) -> None:
         layer.compile(dynamic=True)
 
 
-def child(gains: Sequence[str], recipe: str, store: str) -> None:
+def child(gains: Sequence[str], recipe: str) -> None:
     """Train with these gains only; print the figures as the last line."""
+    without(gains)
+    with tempfile.TemporaryDirectory(prefix="qatune-gains-") as store:
+        print(json.dumps(trained(gains, recipe, store)))
+
+
+def trained(gains: Sequence[str], recipe: str, store: str) -> Figures:
     from qatune import cli
 
-    without(gains)
     for stage in ("preprocess", "train"):
         with_packing = ["--set", f"train.packing={json.dumps('packing' in gains)}"]
         command = [stage, "--run", "gains", "--store", store, "--recipe", recipe, *with_packing]
@@ -95,15 +101,11 @@ def child(gains: Sequence[str], recipe: str, store: str) -> None:
     manifest = json.loads((Path(store) / "runs/gains/train/manifest.json").read_text())
     used = resource.getrusage(resource.RUSAGE_SELF)
     counters = manifest["counters"]
-    print(
-        json.dumps(
-            {
-                "tokens_per_second": counters["tokens_per_second"],
-                "loss": counters["train_loss"],
-                "cpu_seconds": used.ru_utime + used.ru_stime,
-            }
-        )
-    )
+    return {
+        "tokens_per_second": counters["tokens_per_second"],
+        "loss": counters["train_loss"],
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+    }
 
 
 def main() -> None:
@@ -122,11 +124,11 @@ def main() -> None:
                 variant,
                 [
                     __file__, "child", json.dumps(gains),
-                    nf4 if variant.startswith("NF4") else plain, f"{name}/{number}",
+                    nf4 if variant.startswith("NF4") else plain,
                 ],
                 "none",
             )
-            for number, (variant, gains) in enumerate(VARIANTS.items())
+            for variant, gains in VARIANTS.items()
         ]  # fmt: skip
         part = Part("training", "", "tokens_per_second", [], contestants)
         print(f"{len(lengths)} rows, {sum(lengths)} tokens")
@@ -142,6 +144,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if sys.argv[1:2] == ["child"]:
-        child(json.loads(sys.argv[2]), sys.argv[3], sys.argv[4])
+        child(json.loads(sys.argv[2]), sys.argv[3])
     else:
         main()
