@@ -70,11 +70,8 @@ def measured(contestant: Contestant) -> Figures:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{said[-3000:]}")
     figures: Figures = json.loads(said.splitlines()[-1])
-    return (
-        {"cpu_seconds": used.ru_utime + used.ru_stime}
-        | figures
-        | {"peak_mb": used.ru_maxrss / 1024}
-    )
+    spent = {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}
+    return figures | spent
 
 
 def summary(part: Part, runs: Runs) -> dict[str, Figures]:

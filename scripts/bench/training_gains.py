@@ -10,7 +10,6 @@ the product does not, counts with its warm-up.
 
 import json
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -99,13 +98,8 @@ def trained(gains: Sequence[str], recipe: str, store: str) -> Figures:
         command = [stage, "--run", "gains", "--store", store, "--recipe", recipe, *with_packing]
         cli.cli(command, standalone_mode=False)
     manifest = json.loads((Path(store) / "runs/gains/train/manifest.json").read_text())
-    used = resource.getrusage(resource.RUSAGE_SELF)
     counters = manifest["counters"]
-    return {
-        "tokens_per_second": counters["tokens_per_second"],
-        "loss": counters["train_loss"],
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-    }
+    return {"tokens_per_second": counters["tokens_per_second"], "loss": counters["train_loss"]}
 
 
 def main() -> None:

@@ -191,12 +191,6 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
             _stop(done, steps, moved=saved.moved)
         seconds = time.monotonic() - began - recorder.measuring
         _count_speed(task, taught, done - start, seconds)
-        _count_share_of_peak(task, taught, seconds)
-        if any(task.peers.totals(int(taught.recomputes))):
-            task.stage.note(
-                "train.gradient_checkpointing: not all steps fit into the memory of the GPU: "
-                "activations were computed again"
-            )
 
 
 class _Unseen:
@@ -288,27 +282,32 @@ def _stop(done: int, steps: int, *, moved: bool) -> None:
 
 
 def _count_speed(task: _Task, taught: trainer.AdapterTrainer, steps: int, seconds: float) -> None:
-    """Count this start's speed, without what the held-out loss took, and its padding."""
-    train = task.train
+    """Count this start's speed, without what the held-out loss took, its padding, its memory.
+
+    The share of what the devices could compute is known where their data sheet is.
+    """
+    stage, train, size = task.stage, task.train, task.peers.size
     in_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    rows = steps * min(in_step * task.peers.size, len(task.rows.train))
-    tokens, positions = task.peers.totals(taught.work.tokens, taught.positions)
-    task.stage.counters |= {
-        "samples_per_second": round(rows / max(seconds, 1e-9), 3),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 3),
+    rows = steps * min(in_step * size, len(task.rows.train))
+    seconds = max(seconds, 1e-9)
+    short, positions, *counts = task.peers.totals(
+        int(taught.recomputes), taught.positions, *astuple(taught.work)
+    )
+    work, peak = Work(*counts), flops.device_peak(stage.device)
+    stage.counters |= {
+        "samples_per_second": round(rows / seconds, 3),
+        "tokens_per_second": round(work.tokens / seconds, 3),
     }
     if positions:  # else nothing was left to do
-        task.stage.counters["padding_share"] = round(1 - tokens / positions, 6)
-
-
-def _count_share_of_peak(task: _Task, taught: trainer.AdapterTrainer, seconds: float) -> None:
-    """Count the share of what the devices could compute, where their data sheet is known."""
-    work = Work(*task.peers.totals(*astuple(taught.work)))
-    peak = flops.device_peak(task.stage.device)
-    if peak and work.tokens:
+        stage.counters["padding_share"] = round(1 - work.tokens / positions, 6)
+    if positions and peak:
         done = flops.training_flops(checks.skeleton(taught.model.config), work)
-        share = done / max(seconds, 1e-9) / (peak * task.peers.size)
-        task.stage.counters["peak_share"] = round(share, 6)
+        stage.counters["peak_share"] = round(done / seconds / (peak * size), 6)
+    if short:
+        stage.note(
+            "train.gradient_checkpointing: not all steps fit into the memory of the GPU: "
+            "activations were computed again"
+        )
 
 
 def _count(task: _Task) -> None:
