@@ -154,7 +154,7 @@ class Train(Section):
     packing: bool = True
     """Lay a step's rows end to end, each seeing itself alone, instead of padding them: the same
     steps, with nothing computed for padding. A pack takes at most as many tokens as
-    `per_device_train_batch_size` rows of `max_length`."""
+    `per_device_train_batch_size` rows of `max_length`, on a CPU as one of them."""
     max_length: Whole = Field(1024, gt=0)
     """Longer rows are cut on the right, and counted. At most the model's positions."""
     completion_only_loss: bool = True

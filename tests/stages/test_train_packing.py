@@ -8,6 +8,7 @@ from tests.support import tiny, training
 from qatune.config import Lora
 from qatune.model import checks, devices, flops, training_rows
 from qatune.model.configs import load_config
+from qatune.model.trainer import AdapterTrainer
 from qatune.stages import train
 from qatune.store.memory import MemoryStore
 
@@ -48,6 +49,19 @@ def test_the_loss_curve_is_that_of_padded_rows(folders, family, strategy):
     assert stage.counters["padding_share"] == 0 < other.counters["padding_share"]
     assert stage.counters["supervised_tokens"] == other.counters["supervised_tokens"]
     assert stage.counters["tokens_per_second"] > 0
+
+
+def test_on_a_cpu_a_pack_is_no_longer_than_a_row_may_be(folders, monkeypatch):
+    compute, sizes = AdapterTrainer.compute_loss, []
+
+    def compute_loss(self, model, inputs, **given):
+        sizes.append(inputs["input_ids"].numel())
+        return compute(self, model, inputs, **given)
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", compute_loss)
+    trained(folders["llama"], "llama", max_length=20, max_steps=2)
+    assert len(sizes) > 2
+    assert max(sizes) <= 20
 
 
 def test_the_share_of_the_peak_is_that_of_what_was_computed(folders, monkeypatch, tmp_path):

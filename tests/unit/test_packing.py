@@ -47,8 +47,8 @@ def test_no_two_packs_would_fit_into_one(lengths, budget):
 @given(ROWS, st.booleans(), st.integers(1, 12), st.integers(1, 5))
 def test_packs_hold_what_padded_rows_hold(rows, completion_only, limit, size):
     settings = {"limit": limit, "rows": size, "completion_only": completion_only}
-    packed = Collator(pad_id=0, packed=True, **settings)(rows)
-    padded = Collator(pad_id=0, packed=False, **settings)(rows)
+    packed = Collator(pad_id=0, pack_tokens=settings["rows"] * settings["limit"], **settings)(rows)
+    padded = Collator(pad_id=0, pack_tokens=0, **settings)(rows)
     assert packed["supervised"] == padded["supervised"]
     assert packed["tokens"] == padded["tokens"] == packed["positions"]
     assert sorted(_taught(packed)) == sorted(_taught(padded))
@@ -83,7 +83,7 @@ def _rows(part):
 
 def test_a_step_is_divided_by_memory_not_by_rows():
     rows = [{"input_ids": [1] * 5, "answer_start": 1} for _ in range(8)]
-    step = Collator(pad_id=0, limit=20, rows=2, completion_only=True, packed=True)(rows)
+    step = Collator(pad_id=0, limit=20, rows=2, pack_tokens=40, completion_only=True)(rows)
     assert [part["input_ids"].shape for part in step["parts"]] == [(1, 40)]
 
 
@@ -92,8 +92,8 @@ def test_a_row_without_an_answer_is_not_computed():
         {"input_ids": [1, 2, 3, 4], "answer_start": 3},
         {"input_ids": [5, 6], "answer_start": 1},
     ]
-    step = Collator(pad_id=0, limit=3, rows=2, completion_only=True, packed=True)(rows)
+    step = Collator(pad_id=0, limit=3, rows=2, pack_tokens=6, completion_only=True)(rows)
     assert [part["input_ids"].tolist() for part in step["parts"]] == [[[5, 6]]]
-    assert Collator(pad_id=0, limit=1, rows=2, completion_only=True, packed=True)(rows) == {
+    assert Collator(pad_id=0, limit=1, rows=2, pack_tokens=2, completion_only=True)(rows) == {
         "parts": [], "supervised": 0, "tokens": 0, "squares": 0, "positions": 0
     }  # fmt: skip

@@ -31,9 +31,10 @@ class Collator:
     limit: int
     """Tokens of a row that are used."""
     rows: int
-    """Rows of a part. A pack has as many as take no more tokens than so many of the longest."""
+    """Rows of a part that is padded."""
+    pack_tokens: int
+    """Tokens of a part that is packed, at most; 0 to pad."""
     completion_only: bool
-    packed: bool
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the step's `parts`, each the arguments of a forward, of the rows that teach.
@@ -44,7 +45,7 @@ class Collator:
         labelled = [row for row in map(self._labelled, rows) if supervised(row[1])]
         lengths = [len(ids) for ids, _ in labelled]
         parts = [
-            packed(part) if self.packed else padded(part, self.pad_id)
+            packed(part) if self.pack_tokens else padded(part, self.pad_id)
             for part in ([labelled[row] for row in part] for part in self._divided(lengths))
         ]
         return {
@@ -63,8 +64,8 @@ class Collator:
         return ids, labels
 
     def _divided(self, lengths: Sequence[int]) -> Sequence[Sequence[int]]:
-        if self.packed:
-            return pack(lengths, self.rows * self.limit)
+        if self.pack_tokens:
+            return pack(lengths, self.pack_tokens)
         starts = range(0, len(lengths), self.rows)
         return [range(start, min(start + self.rows, len(lengths))) for start in starts]
 

@@ -112,6 +112,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
         self._may_recompute = train.gradient_checkpointing == "auto" and not self._divided
         self.recomputes = False
         """Whether a step did not fit, so that activations are computed again since then."""
+        # A GPU is the faster the more it gets at once; a CPU only takes more memory for it.
+        pack_rows = 1 if args.use_cpu else train.per_device_train_batch_size
         self._steps = EpochSteps([min(length, limit) for length in lengths], train, peers)
         self.work, self.positions = Work(), 0
         super().__init__(
@@ -123,7 +125,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc] # untyped library
                 limit,
                 rows=train.per_device_train_batch_size,
                 completion_only=train.completion_only_loss,
-                packed=packed,
+                pack_tokens=pack_rows * limit if packed else 0,
             ),
             processing_class=tokenizer,
             callbacks=list(callbacks),
