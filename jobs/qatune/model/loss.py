@@ -21,6 +21,19 @@ def _answer_nll(self: Any, labels: Tensor, predicting: Tensor, **inputs: Any) ->
     return {"nll": _ChunkedNll.apply(hidden[predicting], labels, self, *trained)}
 
 
+def _nll_and_slope(scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed loss and its gradient by `scores`, (tokens, words): softmax - one-hot.
+
+    The gradient takes the place of the log-probabilities: autograd would fill two such matrices.
+    """
+    logs = torch.log_softmax(scores, dim=-1)
+    rows = torch.arange(len(wanted), device=wanted.device)
+    nll = -logs[rows, wanted].sum()
+    slope = logs.exp_()
+    slope[rows, wanted] -= 1
+    return nll, slope
+
+
 class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc] # untyped library
     """Takes the gradient of each chunk at once, while its logits are there.
 
@@ -37,14 +50,13 @@ class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc] # untyped libr
         for chunk, targets, grad in zip(*chunks, strict=True):
             with torch.enable_grad():
                 own = chunk.detach().requires_grad_()
-                nll = torch.nn.functional.cross_entropy(
-                    logits(causal_lm, own), targets, reduction="sum"
-                )
-            of_chunk, *of_trained = torch.autograd.grad(nll, (own, *trained))
+                scores = logits(causal_lm, own)
+            nll, slope = _nll_and_slope(scores.detach(), targets)
+            of_chunk, *of_trained = torch.autograd.grad(scores, (own, *trained), slope)
             grad.copy_(of_chunk)
             for whole, part in zip(grads[1:], of_trained, strict=True):
                 whole.add_(part)
-            total += nll.detach()
+            total += nll
         ctx.save_for_backward(*grads)
         return total
 
