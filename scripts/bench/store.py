@@ -26,23 +26,30 @@ from qatune.store.s3 import S3Store
 Ways = dict[str, Callable[[], None]]
 
 
-def ways(store: S3Store, client: Any, place: dict[str, str], file: Path, folder: Path) -> Ways:
-    """Return what is measured: writes of `file`, each to a new object, and reads of `place`."""
+def ways(store: S3Store, client: Any, file: Path, folder: Path) -> Ways:
+    """Return what is measured: writes of `file`, each to a new object, and reads of its own."""
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
 
-    def new() -> dict[str, str]:
-        return {**place, "Key": f"{place['Key']}-{uuid.uuid4().hex}"}
+    def at(name: str) -> str:
+        return f"{prefix}/{name}".lstrip("/")
+
+    def new() -> str:
+        return f"{file.name}-{uuid.uuid4().hex}"
+
+    def create() -> None:
+        store.create(new(), file)
+
+    def upload() -> None:
+        client.upload_file(str(file), bucket, at(new()))
 
     def put() -> None:
         with file.open("rb") as opened:
-            client.put_object(**new(), Body=opened)
-
-    def upload() -> None:
-        to = new()
-        client.upload_file(str(file), to["Bucket"], to["Key"])
+            client.put_object(Bucket=bucket, Key=at(new()), Body=opened)
 
     def get() -> None:
+        answer = client.get_object(Bucket=bucket, Key=at(file.name))
         with (folder / "get").open("wb") as target:
-            shutil.copyfileobj(client.get_object(**place)["Body"], target, CHUNK_BYTES)
+            shutil.copyfileobj(answer["Body"], target, CHUNK_BYTES)
 
     def ranges() -> None:
         found = store.stat(file.name)
@@ -51,10 +58,10 @@ def ways(store: S3Store, client: Any, place: dict[str, str], file: Path, folder:
         shutil.rmtree(folder / "ranges")
 
     def transferred() -> None:
-        client.download_file(place["Bucket"], place["Key"], str(folder / "transferred"))
+        client.download_file(bucket, at(file.name), str(folder / "transferred"))
 
     return {
-        "write: qatune": lambda: store.create(new()["Key"].rpartition("/")[2], file) and None,
+        "write: qatune": create,
         "write: boto3 upload_file": upload,
         "write: one request": put,
         "read: qatune": ranges,
@@ -81,16 +88,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     store, client = S3Store(asked.where), boto3.client("s3")
-    bucket, _, prefix = asked.where.rstrip("/").removeprefix("s3://").partition("/")
     with tempfile.TemporaryDirectory(prefix="qatune-bench-") as name:
         file = Path(name) / f"file-{uuid.uuid4().hex}"
         file.write_bytes(os.urandom(1 << 20) * asked.megabytes)
         store.create(file.name, file)
-        place = {"Bucket": bucket, "Key": f"{prefix}/{file.name}".lstrip("/")}
         try:
-            measured = rates(
-                ways(store, client, place, file, Path(name)), asked.megabytes, asked.rounds
-            )
+            measured = rates(ways(store, client, file, Path(name)), asked.megabytes, asked.rounds)
         finally:
             for key in list(store.keys(file.name)):
                 store.delete(key)
