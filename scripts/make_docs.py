@@ -1,4 +1,6 @@
-"""Write docs/recipe.md and docs/values.md from the models, or check that they are up to date.
+"""Write recipe.md, values.md, metrics.md and metrics.schema.json in docs/ from the models.
+
+With --check say instead whether they are up to date.
 
 Usage: python scripts/make_docs.py [--check]
 """
@@ -7,11 +9,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from qatune.config import Recipe
+from qatune.evaluation.measures import ACROSS_RUNS, OF_A_RUN, Measure
+from qatune.evaluation.metrics import Metrics
+from qatune.evaluation.rows import ROW_FIELDS, VARIANT_FIELDS
+from qatune.evaluation.statistics import METHODS
 from qatune.values import Pod, Stage, Values
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -26,6 +33,20 @@ VALUES = """# The chart's values
 What a values file says besides the [recipe](recipe.md), made from `jobs/qatune/values.py` by
 `make generated`. `helm install` takes it with `-f`, `qatune run` takes the same file. What each
 stage has by default is in [values.yaml](../helm/qatune/values.yaml).
+"""
+METRICS = """# What evaluate writes
+
+`evaluate/metrics.json` and `evaluate/rows.parquet` are for other programs to read; the report
+shows the same. Made from `jobs/qatune/evaluation/` by `make generated`. The JSON Schema of
+metrics.json is [metrics.schema.json](metrics.schema.json); `format` rises when a field changes its
+meaning.
+
+## How two models are compared
+
+Both answered the same rows, so rows are compared in pairs. The verdict is that of the leading
+measure, the first in the table that has values; the other measures are named beside it. Rows are
+taken to be independent of each other: several rows about the same thing make intervals too narrow.
+
 """
 
 
@@ -57,6 +78,42 @@ def _row(section: type[BaseModel], name: str, shown: str) -> str:
     return f"| `{shown}` | {kind} | {default} | {text} |\n"
 
 
+def measures() -> Iterator[str]:
+    """Yield the methods, and a line for each measure."""
+    yield from (f"- **{name}**: {text}.\n" for name, text in METHODS.items())
+    yield "\n## Measures\n\n| key | | better | |\n| --- | --- | --- | --- |\n"
+    for measure in (*OF_A_RUN, ACROSS_RUNS[0]):
+        yield _measure(measure)
+
+
+def _measure(measure: Measure) -> str:
+    better = measure.better or "neither"
+    return f"| `{measure.key}` | {measure.label} | {better} | {measure.meaning} |\n"
+
+
+def parts(schema: dict[str, Any]) -> Iterator[str]:
+    """Yield a table for the whole of metrics.json, and for each kind of part."""
+    for name, part in {"metrics.json": schema, **schema["$defs"]}.items():
+        yield f"\n## {name}\n\n{part.get('description', '')}\n\n"
+        yield "| field | type | |\n| --- | --- | --- |\n"
+        for field, found in part["properties"].items():
+            text = " ".join(found.get("description", "").split())
+            yield f"| `{field}` | {_kind(found)} | {text} |\n"
+
+
+def columns() -> Iterator[str]:
+    yield "\n## rows.parquet\n\nA line for each answered row, in the order of the input.\n"
+    for title, fields in (
+        ("", ROW_FIELDS),
+        (
+            "\nAnd of each model, after `base_` and `adapter_` (null without an adapter):\n",
+            VARIANT_FIELDS,
+        ),
+    ):
+        yield title + "\n| column | type | |\n| --- | --- | --- |\n"
+        yield from (f"| `{name}` | {kind} | {text} |\n" for name, kind, text in fields)
+
+
 def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -66,6 +123,10 @@ def _kind(schema: dict[str, object]) -> str:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])  # type: ignore[attr-defined]
     if "const" in schema:
         return f"`{schema['const']}`"
+    if "$ref" in schema:
+        return str(schema["$ref"]).split("/")[-1]
+    if isinstance(values := schema.get("additionalProperties"), dict):
+        return f"object of {_kind(values)}"
     if "anyOf" in schema:
         return " or ".join(_kind(part) for part in schema["anyOf"])  # type: ignore[attr-defined]
     names = {"string": "text", "integer": "whole number", "null": "nothing", "array": "list"}
@@ -74,7 +135,10 @@ def _kind(schema: dict[str, object]) -> str:
 
 def pages() -> dict[Path, str]:
     pods = [*tables(Stage, "stages.<stage>"), "\n`stages.coordinator` has the same, without GPU.\n"]
+    schema = Metrics.model_json_schema()
     return {
+        DOCS / "metrics.md": METRICS + "".join([*measures(), *parts(schema), *columns()]),
+        DOCS / "metrics.schema.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
         DOCS / "recipe.md": RECIPE + "".join(tables(Recipe, "")),
         DOCS / "values.md": VALUES + "".join([*tables(Values, ""), *pods]),
     }

@@ -1,10 +1,13 @@
+import io
 import json
 from dataclasses import replace
 
 import pytest
+from pyarrow import parquet
 from tests.support import finished_run as made
 
 from qatune.errors import MissingInputError
+from qatune.evaluation import rows as measured_rows
 from qatune.report.page import write_report
 from qatune.report.summary import print_summary
 from qatune.stages import evaluate
@@ -22,9 +25,33 @@ def test_metrics_and_manifest():
     found = json.loads(read(store, "metrics.json"))
     manifest, _ = manifests.load(store, made.RUN, "evaluate")
     assert (found["rows"], found["errors"]) == (240, 1)
-    assert found["adapter"]["loss_per_token"] < found["base"]["loss_per_token"]
+    loss = found["measures"]["loss_per_token"]
+    assert loss["adapter"] < loss["base"]
+    assert manifest.counters["verdict"] == found["verdict"]["outcome"] == "better"
     assert [ref.key for ref in manifest.inputs if "/parts/" in ref.key]
-    assert len(manifest.outputs) == 2
+    names = {ref.key.split("/")[-1] for ref in manifest.outputs}
+    assert names == {"metrics.json", "rows.parquet", "report.html"}
+
+
+def test_rows_as_parquet_are_those_of_the_parts():
+    store = made.finished()
+    rows = parquet.read_table(io.BytesIO(read(store, "rows.parquet")))
+    answered = made.answered()
+    assert rows.schema.equals(measured_rows.schema())
+    assert rows["id"].to_pylist() == [row.id for row in answered]
+    assert rows["adapter_text"].to_pylist() == [row.adapter.text for row in answered]
+    assert rows["base_loss"].to_pylist() == [row.base.nll for row in answered]
+
+
+def test_training_rows_are_held_against_the_answers():
+    store = MemoryStore()
+    first, second, *_ = rows = made.answered(8)
+    training = [("t1", first.question, first.expected), ("t2", "Another?", second.adapter.text)]
+    evaluate.run(made.answers_only(store, rows, training=training))
+    found = json.loads(read(store, "metrics.json"))
+    assert found["duplicates"]["pairs"][0]["training"] == "t1"
+    manifest, _ = manifests.load(store, made.RUN, "evaluate")
+    assert [ref.key for ref in manifest.inputs if ref.key.endswith("train-00000.parquet")]
 
 
 def test_report_is_the_same_when_written_again(tmp_path):
@@ -33,29 +60,31 @@ def test_report_is_the_same_when_written_again(tmp_path):
     page = (tmp_path / "page.html").read_bytes()
     assert page == read(store, "report.html")
     assert b"<script>alert(1)" not in page
-    assert b"Held-out loss fell from" in page
+    assert b"Better: loss per token from 2.1019 to" in page
+    assert b"240 held-out rows" in page
 
 
 def test_without_training_or_expected_answers(capsys):
     rows = made.answered(8, adapter=False, expected=False)
     store = made.finished(rows, (), adapter=False)
     print_summary(store, made.RUN)
-    assert b"none could be scored" in read(store, "report.html")
+    assert b"The base model alone: nothing to compare it with." in read(store, "report.html")
     assert json.loads(read(store, "metrics.json"))["signatures"] is None
-    assert "held-out loss" not in capsys.readouterr().out
+    assert "difference" not in capsys.readouterr().out
 
 
 def test_questions_of_a_file_are_not_called_held_out():
     store = made.finished(made.answered(8), questions="questions.jsonl")
     page = read(store, "report.html")
-    assert b"Loss on the expected answers fell from" in page
-    assert b"Held-out loss fell" not in page
+    assert b"over 8 rows" in page
+    assert b"over 8 held-out rows" not in page
 
 
 def test_only_errors():
     store = made.finished([])
     found = json.loads(read(store, "metrics.json"))
-    assert found == {"rows": 0, "errors": 1, "base": None, "adapter": None, "signatures": None}
+    assert (found["rows"], found["errors"], found["measures"]) == (0, 1, {})
+    assert found["verdict"]["outcome"] == "not compared"
     assert b"No question was answered" in read(store, "report.html")
 
 
@@ -89,7 +118,10 @@ def test_damaged_part_is_refused():
 def test_summary_is_plain_text(capsys):
     print_summary(made.finished(), made.RUN)
     shown = capsys.readouterr().out
-    assert "held-out loss fell from 2.10 to 1.70 (\N{MINUS SIGN}18.9 %)" in shown
+    assert shown.startswith(
+        "Better: loss per token from 2.1019 to 1.8219, \N{MINUS SIGN}0.2800 (95 %"
+    )
+    assert "\N{MINUS SIGN}26.7 to \N{MINUS SIGN}11.7 points" in shown
     assert "\x1b" not in shown
     assert shown.count("What does") == 3
     seconds = shown[shown.index("seconds of") :].split()

@@ -69,7 +69,11 @@ def check_finished_run(store, run, held_out):
     for child, parent in parents.items():
         assert found[child][0].parents[parent] == found[parent][1]
     shown = {ref.key.split(f"runs/{run}/")[1] for ref in found["evaluate"][0].inputs}
-    assert {"preprocess/lengths.json", "train/metrics.jsonl"} <= shown
+    assert {
+        "preprocess/lengths.json",
+        "train/metrics.jsonl",
+        "preprocess/train-00000.parquet",
+    } <= shown
     assert "generate/parts/part-00000-00000.jsonl" in shown
     train = found["train"][0]
     assert train.counters["heldout_loss_after"] < train.counters["heldout_loss_before"]
@@ -78,12 +82,9 @@ def check_finished_run(store, run, held_out):
     generate = found["generate"][0].counters
     assert (generate["rows"], generate["answers"], generate["errors"]) == (held_out, held_out, 0)
     metrics = json.loads(store.read(f"runs/{run}/evaluate/metrics.json"))
-    assert metrics["base"]["loss_per_token"] == pytest.approx(
-        train.counters["heldout_loss_before"], rel=1e-3
-    )
-    assert metrics["adapter"]["loss_per_token"] == pytest.approx(
-        train.counters["heldout_loss_after"], rel=1e-3
-    )
+    loss = metrics["measures"]["loss_per_token"]
+    assert loss["base"] == pytest.approx(train.counters["heldout_loss_before"], rel=1e-3)
+    assert loss["adapter"] == pytest.approx(train.counters["heldout_loss_after"], rel=1e-3)
     assert b"<html" in store.read(f"runs/{run}/evaluate/report.html")
 
 
@@ -101,7 +102,7 @@ def test_gpt2_through_all_stages_into_a_folder(make_recipe, tmp_path):
     done = qatune(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     check_finished_run(open_store(str(tmp_path / "store")), "tiny", 8)
-    assert "held-out loss" in done.stdout
+    assert "loss per token from" in done.stdout
     assert "runs/tiny/evaluate/report.html" in done.stdout
     for line in done.stderr.splitlines():
         json.loads(line)  # in a pod every line is for a log collector

@@ -1,8 +1,12 @@
 """A finished run without a model: real manifests, made-up rows."""
 
+import io
 import json
 import math
 from dataclasses import asdict
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from qatune.config import Data, Generate, Model, Recipe
 from qatune.data.records import Answer, AnsweredRow, FailedRow
@@ -64,10 +68,13 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def answers_only(store, rows, failed=(), *, adapter=True, **fields):
-    """Complete every stage before evaluate, and open that one."""
+def answers_only(store, rows, failed=(), *, adapter=True, training=(), **fields):
+    """Complete every stage before evaluate, and open that one.
+
+    `training` has id, question and answer of rows that were learned.
+    """
     ours = recipe(adapter, **fields)
-    _preprocess(StageRun.open(store, RUN, "preprocess", ours))
+    _preprocess(StageRun.open(store, RUN, "preprocess", ours), training)
     if adapter:
         _train(StageRun.open(store, RUN, "train", ours))
     stage = StageRun.open(store, RUN, "generate", ours)
@@ -89,7 +96,14 @@ def finished(rows=None, failed=FAILED, *, store=None, adapter=True, **fields):
     return store
 
 
-def _preprocess(stage):
+def _preprocess(stage, training):
+    if training:
+        columns = dict(zip(("id", "question", "answer"), zip(*training, strict=True), strict=True))
+        file = io.BytesIO()
+        parquet.write_table(
+            pa.table({name: list(column) for name, column in columns.items()}), file
+        )
+        stage.create("train-00000.parquet", file.getvalue())
     edges = list(range(0, 1225, 25))
     counts = [int(900 * math.exp(-(((edge - 260) / 170) ** 2))) for edge in edges[:-1]]
     shown = {"edges": edges, "counts": counts, "rows": sum(counts)}

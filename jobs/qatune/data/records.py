@@ -80,6 +80,11 @@ class AnsweredRow:
     base: Answer
     adapter: Answer | None
 
+    @property
+    def texts(self) -> list[str]:
+        """The answers that there are."""
+        return [answer.text for answer in (self.base, self.adapter) if answer]
+
 
 @dataclass(frozen=True)
 class FailedRow:

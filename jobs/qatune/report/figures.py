@@ -1,117 +1,78 @@
-"""The numbers of base and adapter in words: names, directions, differences, a careful verdict."""
+"""The numbers of a run as text: measures, seconds, counters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from qatune.evaluation.measures import BY_KEY, Measure
 from qatune.store.manifests import SECONDS, Manifest
 
+_LEAST_CHANCE = 0.001
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 SPENT = (*SECONDS, "sum", "tokens/s", "padding", "of peak")
 """Columns of `spent`."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    key: str
-    label: str
-    form: str
-    better: Literal["lower", "higher", ""]
-    """Empty where neither is better in itself."""
-    meaning: str
-
-
-MEASURES = (
-    Measure(
-        "loss_per_token", "Loss per token", "{:.4f}", "lower",
-        "How unlikely the model finds the expected answers: mean negative log-likelihood of their "
-        "tokens, end mark included, in nats. Needs no generated text.",
-    ),
-    Measure(
-        "perplexity", "Perplexity", "{:.3f}", "lower",
-        "e to the loss: between how many equally likely tokens the model seems to choose.",
-    ),
-    Measure(
-        "chrf", "chrF", "{:.2f}", "higher",
-        "Overlap of answers and expected answers in sequences of characters, 0 to 100.",
-    ),
-    Measure(
-        "bleu", "BLEU", "{:.2f}", "higher",
-        "Overlap in sequences of up to four words, 0 to 100; too short answers lose.",
-    ),
-    Measure(
-        "rouge_l", "ROUGE-L", "{:.4f}", "higher",
-        "Longest common sequence of words, gaps allowed: mean F of the rows, 0 to 1, by "
-        "rouge-score, which sees only Latin letters and digits.",
-    ),
-    Measure(
-        "mean_tokens", "Tokens per answer", "{:,.1f}", "",
-        "Generated tokens, end mark included.",
-    ),
-    Measure("mean_characters", "Characters per answer", "{:,.1f}", "", "Length of the text."),
-    Measure(
-        "truncated_share", "Truncated answers", "{:.1%}", "lower",
-        "Cut off at the limit of new tokens before the model ended them.",
-    ),
-    Measure("empty_share", "Empty answers", "{:.1%}", "lower", "Nothing but white space."),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Line:
-    """A measure of both models, as text."""
+    """A measure of both models, as text; a dash where nothing was measured."""
 
+    key: str
     label: str
     better: str
     base: str
     adapter: str
     difference: str
-    trend: Literal["better", "worse", ""]
+    interval: str
+    """Of the difference, 95 %."""
+    p: str
+    """Adjusted for the number of measures."""
+    detectable: str
+    verdict: str
+    meaning: str
 
 
-def table(metrics: dict[str, Any]) -> list[Line]:
-    """Compare the measures of a metrics.json; a dash where nothing was measured."""
-    base, adapter = metrics["base"] or {}, metrics["adapter"] or {}
-    return [_line(measure, base.get(measure.key), adapter.get(measure.key)) for measure in MEASURES]
+def table(measures: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    """Write the measures of a metrics.json, in their order."""
+    return [_line(BY_KEY[key], found) for key, found in measures.items()]
 
 
-def _line(measure: Measure, base: float | None, adapter: float | None) -> Line:
-    difference, trend = DASH, ""
-    if base is not None and adapter is not None:
-        change = adapter - base
-        size = measure.form.format(abs(change)).replace("%", " points")
-        none = size == measure.form.format(0).replace("%", " points")
-        difference = "0" if none else ("+" if change > 0 else MINUS) + size
-        if measure.better and not none:
-            trend = "better" if (change < 0) == (measure.better == "lower") else "worse"
+def _line(measure: Measure, found: Mapping[str, Any]) -> Line:
     return Line(
-        measure.label, measure.better, _shown(base, measure.form), _shown(adapter, measure.form),
-        difference,
-        "better" if trend == "better" else "worse" if trend else "",
-    )  # fmt: skip
+        key=measure.key,
+        label=measure.label,
+        better=measure.better,
+        base=_shown(found["base"], measure.form),
+        adapter=_shown(found["adapter"], measure.form),
+        difference=_signed(measure, found["difference"]),
+        interval=_interval(measure, found["low"], found["high"]),
+        p=_chance(found["p_adjusted"]),
+        detectable=DASH if found["detectable"] is None else measure.written(found["detectable"]),
+        verdict=found["verdict"] or "",
+        meaning=measure.meaning,
+    )
 
 
-def change(before: float, after: float) -> str:
-    """Say how a loss moved: `fell from 2.10 to 1.73 (-17.6 %)`."""
-    if f"{before:.4f}" == f"{after:.4f}":
-        return f"stayed at {before:.4f}"
-    places = 2 if f"{before:.2f}" != f"{after:.2f}" else 4
-    verb = "fell" if after < before else "rose"
-    share = f" ({(after / before - 1) * 100:+.1f} %)".replace("-", MINUS) if before else ""
-    return f"{verb} from {before:.{places}f} to {after:.{places}f}{share}"
+def _signed(measure: Measure, value: float | None) -> str:
+    if value is None:
+        return DASH
+    size = measure.written(value)
+    if size == measure.written(0):
+        return "0"
+    return ("+" if value > 0 else MINUS) + size
 
 
-def verdict(metrics: dict[str, Any], *, held_out: bool) -> str:
-    """Say in one sentence what was measured, and no more."""
-    base, adapter = metrics["base"] or {}, metrics["adapter"] or {}
-    before, after = base.get("loss_per_token"), adapter.get("loss_per_token")
-    name = "Held-out loss" if held_out else "Loss on the expected answers"
-    if before is not None and after is not None:
-        return f"{name} {change(before, after)}."
-    if before is not None:
-        return f"The base model alone: {name.lower()} {before:.2f}."
-    if not metrics["rows"]:
-        return "No question was answered."
-    return f"{metrics['rows']:,} questions were answered; none could be scored."
+def _interval(measure: Measure, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return DASH
+    unit = " points" if "%" in measure.form else ""
+    return f"{_signed(measure, low).removesuffix(unit)} to {_signed(measure, high)}"
+
+
+def _chance(value: float | None) -> str:
+    if value is None:
+        return DASH
+    return f"< {_LEAST_CHANCE}" if value < _LEAST_CHANCE else f"{value:.3f}"
 
 
 def spent(stage: Manifest) -> list[str]:

@@ -1,9 +1,13 @@
 """Everything that the report tells, read from the store and checked against the manifests."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from qatune.config import Recipe
 from qatune.data import answers
@@ -14,9 +18,10 @@ from qatune.store import artifacts, manifests
 from qatune.store.manifests import Manifest
 from qatune.store.objects import ObjectRef, Store, verified
 
+ROWS = "rows.parquet"
 _READ = {
-    "preprocess": ("lengths.json",),
-    "train": ("metrics.jsonl",),
+    "preprocess": ("lengths.json", "train-"),
+    "train": ("metrics.jsonl", "checks.json"),
     "generate": ("parts/",),
 }
 
@@ -36,6 +41,12 @@ class Inputs:
     steps: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     lengths: dict[str, Any] | None = None
+    checks: dict[str, Any] | None = None
+    """Content of train's checks.json."""
+
+    @property
+    def has_adapter(self) -> bool:
+        return self.recipe.generate.adapter != "none"
 
     @property
     def files(self) -> list[ObjectRef]:
@@ -69,12 +80,25 @@ def load(store: Store, run: str, recipe: Recipe) -> Inputs:
         answered=answered,
         failed=failed,
         steps=list(_lines_of(store, measured)),
-        lengths=_lengths(store, stages.get("preprocess")),
+        lengths=_content(store, stages.get("preprocess"), "lengths.json"),
+        checks=_content(store, stages.get("train"), "checks.json"),
     )
 
 
 def metrics(store: Store, run: str) -> dict[str, Any]:
     """Read metrics.json of a finished run."""
+    (ref,) = _evaluated(store, run).outputs_like("metrics.json")
+    content: dict[str, Any] = json.loads(verified(store, ref))
+    return content
+
+
+def measured(store: Store, run: str) -> pa.Table:
+    """Read the measured rows of a finished run (`evaluation.rows`)."""
+    (ref,) = _evaluated(store, run).outputs_like(ROWS)
+    return parquet.read_table(io.BytesIO(verified(store, ref)))
+
+
+def _evaluated(store: Store, run: str) -> Manifest:
     found = manifests.load(store, run, "evaluate")
     if found is None:
         artifacts.bound_recipe(store, run)  # says so where there is no such run
@@ -82,9 +106,7 @@ def metrics(store: Store, run: str) -> dict[str, Any]:
             f"{store.uri}: evaluate of run {run!r} is not complete; "
             f"run it first: qatune evaluate --run {run} --store {store.uri}"
         )
-    (ref,) = found[0].outputs_like("metrics.json")
-    content: dict[str, Any] = json.loads(verified(store, ref))
-    return content
+    return found[0]
 
 
 def rows(store: Store, generate: Manifest) -> tuple[list[AnsweredRow], list[FailedRow]]:
@@ -97,8 +119,8 @@ def _by_chunk(refs: Sequence[ObjectRef]) -> list[ObjectRef]:
     return sorted(refs, key=lambda ref: chunk_of(ref.key))
 
 
-def _lengths(store: Store, preprocess: Manifest | None) -> dict[str, Any] | None:
-    for ref in preprocess.outputs_like("lengths.json") if preprocess else ():
+def _content(store: Store, stage: Manifest | None, name: str) -> dict[str, Any] | None:
+    for ref in stage.outputs_like(name) if stage else ():
         content: dict[str, Any] = json.loads(verified(store, ref))
         return content
     return None

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from qatune.data.records import Answer
 from qatune.errors import MissingInputError
 from qatune.report import charts, figures, inputs
@@ -15,7 +17,6 @@ from qatune.report.inputs import Inputs
 from qatune.store import artifacts
 from qatune.store.objects import Store
 
-_VARIANTS = ("base", "adapter")
 # What could end the script element, or a line of it, inside a string of JSON.
 _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
@@ -24,15 +25,16 @@ def write_report(store: Store, run: str, path: Path) -> None:
     """Write the page of a finished run anew; raise MissingInputError if it is not finished."""
     metrics = inputs.metrics(store, run)
     found = inputs.load(store, run, artifacts.bound_recipe(store, run))
-    page = render(found, metrics)
+    page = render(found, metrics, inputs.measured(store, run))
     try:
         path.write_bytes(page)
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}; choose another --output") from error
 
 
-def render(found: Inputs, metrics: dict[str, Any]) -> bytes:
-    """Build the page: equal inputs give equal bytes."""
+def render(found: Inputs, metrics: dict[str, Any], rows: pa.Table) -> bytes:
+    """Build the page: equal inputs give equal bytes. `rows` are the measured ones."""
+    del rows
     import jinja2
 
     environment = jinja2.Environment(
@@ -46,11 +48,9 @@ def render(found: Inputs, metrics: dict[str, Any]) -> bytes:
     page = environment.get_template("page.html").render(
         run=found.run,
         metrics=metrics,
-        has_adapter=found.recipe.generate.adapter != "none",
-        has_losses=all(metrics[name] and metrics[name]["scored_rows"] for name in _VARIANTS),
-        verdict=figures.verdict(metrics, held_out=not found.recipe.generate.input),
-        table=figures.table(metrics),
-        measures=figures.MEASURES,
+        has_adapter=found.has_adapter,
+        has_losses="loss_per_token" in metrics["measures"],
+        table=figures.table(metrics["measures"]),
         charts=[(title, _markup(svg), words) for title, svg, words in _charts(found)],
         rejected=_rejected(found),
         stages=found.stages,

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qatune import log
 from qatune.data.records import AnsweredRow
 from qatune.report import figures, inputs
+from qatune.report.inputs import Inputs
 from qatune.store import artifacts
 from qatune.store.manifests import Manifest
 from qatune.store.objects import Store
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 400
 _WIDTH_ELSEWHERE = 100
+_STYLES = {"better": "bold green", "worse": "bold red"} | dict.fromkeys(
+    ("no measurable difference", "not compared"), "bold"
+)
+_SHORT = {"no measurable difference": "not measurable"}
 
 
 def print_summary(store: Store, run: str) -> None:
@@ -39,13 +44,16 @@ def _summary(store: Store, run: str) -> "Group":
 
     metrics = inputs.metrics(store, run)
     found = inputs.load(store, run, artifacts.bound_recipe(store, run))
-    counters = found.stages["train"].counters if "train" in found.stages else {}
-    before, after = counters.get("heldout_loss_before"), counters.get("heldout_loss_after")
-    parts: list[Text | Table] = []
-    if isinstance(before, float) and isinstance(after, float):
-        parts.append(Text(f"held-out loss {figures.change(before, after)}", style="bold"))
+    verdict = metrics["verdict"]
+    parts: list[Text | Table] = [Text(verdict["sentence"], style=_STYLES[verdict["outcome"]])]
+    parts += [Text(f"  {each}") for each in verdict["details"]]
+    parts += [Text(f"  warning: {each}", style="yellow") for each in _warnings(found, metrics)]
     parts += [_measures(metrics), _answers(chosen(found.answered)), _seconds(found.stages)]
     return Group(*parts)
+
+
+def _warnings(found: Inputs, metrics: dict[str, Any]) -> list[str]:
+    return [*metrics["warnings"], *(found.checks or {}).get("warnings", ())]
 
 
 def chosen(rows: list[AnsweredRow]) -> list[AnsweredRow]:
@@ -60,15 +68,25 @@ def chosen(rows: list[AnsweredRow]) -> list[AnsweredRow]:
     return ordered[first : first + _SHOWN_ROWS]
 
 
-def _measures(metrics: dict[str, object]) -> "Table":
+def _measures(metrics: dict[str, Any]) -> "Table":
+    """Show the measures; without an adapter, what the base has alone."""
     from rich import box
     from rich.table import Table
 
-    table = Table("measure", "better", box=box.SIMPLE_HEAD)
-    for name in ("base", "adapter", "difference"):
+    compared = metrics["verdict"]["outcome"] != "not compared"
+    table = Table("measure", box=box.SIMPLE_HEAD)
+    for name in ("base", "adapter", "difference", "95 % interval") if compared else ("base",):
         table.add_column(name, justify="right")
-    for line in figures.table(metrics):
-        table.add_row(line.label, line.better, line.base, line.adapter, line.difference)
+    if compared:
+        table.add_column("verdict")
+    for line in figures.table(metrics["measures"]):
+        cells = (
+            line.adapter,
+            line.difference,
+            line.interval,
+            _SHORT.get(line.verdict, line.verdict),
+        )
+        table.add_row(line.label, line.base, *(cells if compared else ()))
     return table
 
 

@@ -1,32 +1,79 @@
-"""Measure the answers of base and adapter, and write the page that shows them."""
+"""Measure the answers of base and adapter, tell whether one is better, and write the page of it."""
 
-import json
+from pathlib import Path
 
-from qatune import log
-from qatune.data import measures
+import pyarrow as pa
+from pyarrow import parquet
+
+from qatune import log, scratch
+from qatune.evaluation import rows as measured_rows
+from qatune.evaluation.comparing import metrics
+from qatune.evaluation.metrics import Metrics
+from qatune.evaluation.repeats import Repeats
 from qatune.report import inputs
+from qatune.report.inputs import Inputs
 from qatune.report.page import render
 from qatune.store.artifacts import StageRun
+from qatune.store.questions import training_rows
 
 
 def run(stage: StageRun) -> None:
-    """Write metrics and report; raise MissingInputError for answers that are damaged."""
+    """Write measures, metrics and report; raise MissingInputError for answers that are damaged."""
     with stage.timed("loading"):
         found = inputs.load(stage.store, stage.run, stage.recipe)
         stage.used(found.files)
-    total = 2 * len(found.answered)
-    with stage.timed("working"), stage.progress("measuring", total, "answers") as bar:
-        metrics = measures.metrics(found.answered, len(found.failed), advance=bar.advance)
-        page = render(found, metrics)
-    stage.create("metrics.json", _encode(metrics))
+    with scratch.folder() as folder:
+        with stage.timed("working"):
+            repeats = _repeats(stage, found, folder)
+            rows = _measured(stage, found, repeats)
+            result = metrics(
+                rows,
+                len(found.failed),
+                held_out=not stage.recipe.generate.input,
+                has_adapter=found.has_adapter,
+            )
+            page = render(found, result.model_dump(), rows)
+        stage.create(inputs.ROWS, _written(rows, folder))
+    stage.create("metrics.json", (result.model_dump_json(indent=1) + "\n").encode())
     stage.create("report.html", page)
-    stage.counters |= {"rows": metrics["rows"], "errors": metrics["errors"]}
-    for variant in ("base", "adapter"):
-        if metrics[variant]:
-            stage.counters[f"{variant}_loss_per_token"] = metrics[variant]["loss_per_token"]
+    _count(stage, result)
     stage.finish()
-    log.get().info("evaluated", rows=metrics["rows"], errors=metrics["errors"])
+    log.get().info("evaluated", verdict=result.verdict.sentence, rows=result.rows)
 
 
-def _encode(metrics: dict[str, object]) -> bytes:
-    return (json.dumps(metrics, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+def _repeats(stage: StageRun, found: Inputs, folder: Path) -> Repeats | None:
+    """Look for what the training rows hold of the answers; None where there are no such rows."""
+    preprocess = found.stages.get("preprocess")
+    if preprocess is None or not found.has_adapter:
+        return None
+    repeats = Repeats(
+        [f"{row.question}\n{row.expected or ''}" for row in found.answered],
+        (text for row in found.answered for text in row.texts),
+    )
+    total = int(preprocess.counters.get("rows_train") or 0)
+    with stage.progress("comparing with training rows", total, "rows") as bar:
+        for name, question, answer in training_rows(stage.store, preprocess, folder):
+            repeats.see(name, f"{question}\n{answer}")
+            bar.advance(1)
+    return repeats
+
+
+def _measured(stage: StageRun, found: Inputs, repeats: Repeats | None) -> pa.Table:
+    with stage.progress("measuring", len(found.answered), "rows") as bar:
+        return measured_rows.measured(found.answered, repeats, None, advance=bar.advance)
+
+
+def _written(rows: pa.Table, folder: Path) -> Path:
+    path = folder / inputs.ROWS
+    parquet.write_table(rows, path, compression="zstd")
+    return path
+
+
+def _count(stage: StageRun, result: Metrics) -> None:
+    stage.counters |= {"rows": result.rows, "errors": result.errors}
+    if loss := result.measures.get("loss_per_token"):
+        stage.counters |= {"base_loss_per_token": loss.base, "verdict": result.verdict.outcome}
+        if loss.adapter is not None:
+            stage.counters["adapter_loss_per_token"] = loss.adapter
+    for warning in result.warnings:
+        log.get().warning(warning)

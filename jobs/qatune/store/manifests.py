@@ -16,7 +16,7 @@ from qatune.store.objects import ObjectRef, Store
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "tokenizers", "pyarrow",
-    "sacrebleu", "rouge-score", "ctranslate2", "vllm",
+    "sacrebleu", "rouge-score", "rapidfuzz", "scipy", "ctranslate2", "vllm",
 )  # fmt: skip
 
 

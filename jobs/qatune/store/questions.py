@@ -49,6 +49,22 @@ def held_out(store: Store, preprocess: Manifest, folder: Path, defaults: Questio
     return Questions(rows, sum(parquet.read_metadata(path).num_rows for path in paths), refs)
 
 
+def training_rows(
+    store: Store, preprocess: Manifest, folder: Path
+) -> Iterator[tuple[str, str, str]]:
+    """Yield id, question and answer of a run's training rows, a file in `folder` at a time."""
+    names = ["id", "question", "answer"]
+    for ref in sorted(
+        preprocess.outputs_like(".parquet", prefix="train-"), key=lambda ref: ref.key
+    ):
+        path = fetch(store, ref, folder / Path(ref.key).name)
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=names):
+                columns = (batch.column(name).to_pylist() for name in names)
+                yield from zip(*columns, strict=True)
+        path.unlink()
+
+
 def of_files(
     source: str, columns: Columns, defaults: Question, note: Callable[[str], None]
 ) -> Questions:
