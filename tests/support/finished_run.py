@@ -68,16 +68,16 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def answers_only(store, rows, failed=(), *, adapter=True, training=(), **fields):
+def answers_only(store, rows, failed=(), *, adapter=True, training=(), name=RUN, **fields):
     """Complete every stage before evaluate, and open that one.
 
     `training` has id, question and answer of rows that were learned.
     """
     ours = recipe(adapter, **fields)
-    _preprocess(StageRun.open(store, RUN, "preprocess", ours), training)
+    _preprocess(StageRun.open(store, name, "preprocess", ours), training)
     if adapter:
-        _train(StageRun.open(store, RUN, "train", ours))
-    stage = StageRun.open(store, RUN, "generate", ours)
+        _train(StageRun.open(store, name, "train", ours))
+    stage = StageRun.open(store, name, "generate", ours)
     parts = [[*failed, *rows[:64]], *(rows[at : at + 64] for at in range(64, len(rows), 64))]
     for number, part in enumerate(parts):
         stage.create(Shard().part(number), lines(map(asdict, part)))
@@ -85,7 +85,7 @@ def answers_only(store, rows, failed=(), *, adapter=True, training=(), **fields)
         stage.create(Shard().errors(0), lines(map(asdict, failed)))
     stage.counters = {"rows": len(rows) + len(failed), "answers": len(rows), "errors": len(failed)}
     stage.finish()
-    return StageRun.open(store, RUN, "evaluate", ours)
+    return StageRun.open(store, name, "evaluate", ours)
 
 
 def finished(rows=None, failed=FAILED, *, store=None, adapter=True, **fields):

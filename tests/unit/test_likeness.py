@@ -8,6 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from qatune.evaluation import texts
+from qatune.evaluation.spreading import spread
 
 WORDS = "a list of numbers returns None if empty def sum : ( ) ünï 12 3.5 'x' …"
 
@@ -32,7 +33,7 @@ def pairs():
 def test_rows_agree_with_the_libraries_called_directly():
     chrf, bleu, rouge = CHRF(), BLEU(effective_order=True), RougeScorer(["rougeL"])
     for answer, expected in pairs():
-        found = texts.likeness(answer, expected)
+        found = texts.likeness((answer, expected))
         assert found.chrf == chrf.sentence_score(answer, [expected]).score
         assert found.bleu == bleu.sentence_score(answer, [expected]).score
         direct = rouge.score(expected, answer)["rougeL"].fmeasure
@@ -49,11 +50,17 @@ def test_corpus_scores_agree_with_sacrebleu():
 
 
 def test_exact_match_forgives_white_space_around_it():
-    assert texts.likeness("same text", " same text\n").exact_match
-    assert not texts.likeness("same  text", "same text").exact_match
+    assert texts.likeness(("same text", " same text\n")).exact_match
+    assert not texts.likeness(("same  text", "same text")).exact_match
 
 
 def test_signatures_name_what_was_computed():
     found = texts.signatures()
     assert "eff:yes" in found["bleu"]
     assert "nc:6" in found["chrf"]
+
+
+def test_processes_give_what_one_gives():
+    some = pairs() * 3
+    alone = [texts.likeness(pair) for pair in some]
+    assert list(spread(texts.likeness, some, rows=100_000)) == alone

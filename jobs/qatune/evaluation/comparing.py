@@ -25,6 +25,7 @@ from qatune.evaluation.metrics import (
     Statistics,
 )
 from qatune.evaluation.rows import VARIANTS
+from qatune.evaluation.spreading import spread
 from qatune.evaluation.statistics import Comparison, Paired
 from qatune.evaluation.verdicts import verdict
 
@@ -43,10 +44,10 @@ def metrics(rows: pa.Table, errors: int, *, held_out: bool, has_adapter: bool) -
         errors=errors,
         verdict=verdict(compared, len(rows), held_out=held_out, has_adapter=has_adapter),
         statistics=Statistics(family=family),
-        measures=_plain(compared),
+        measures=plain(compared),
         apart=_apart(rows) if has_adapter else None,
         finish=_finish(rows) if has_adapter else None,
-        corpus=BothCorpora(**{name: _corpus(rows, name, compared) for name in VARIANTS}),
+        corpus=_corpora(rows, compared),
         signatures=texts.signatures() if expected else None,
         execution=_execution(rows),
         duplicates=_duplicates(rows),
@@ -54,20 +55,19 @@ def metrics(rows: pa.Table, errors: int, *, held_out: bool, has_adapter: bool) -
     )
 
 
-def paired(
-    rows: pa.Table, measures: Sequence[Measure], other: pa.Table | None = None
-) -> list[Paired]:
-    """Take the values of two models: base and adapter of `rows`, or its adapter and `other`'s."""
-    sides = [(rows, "base"), (rows, "adapter")]
-    if other is not None:
-        sides = [(rows, "adapter"), (other, "adapter")]
+Side = tuple[pa.Table, str]
+"""A model's answers: measured rows, and which of the two models of their run it is."""
+
+
+def paired(measures: Sequence[Measure], one: Side, other: Side) -> list[Paired]:
+    """Take the values of two models of the same rows, in the same order."""
     return [
         Paired(
             each.key,
             each.better,
-            one=each.values(*sides[0]),
-            other=each.values(*sides[1]),
-            weights=each.weights(rows) if each.weights else None,
+            one=each.values(*one),
+            other=each.values(*other),
+            weights=each.weights(one[0]) if each.weights else None,
             yes_or_no=each.yes_or_no,
         )
         for each in measures
@@ -75,14 +75,15 @@ def paired(
 
 
 def _compare(rows: pa.Table, measures: Sequence[Measure]) -> dict[str, Comparison]:
-    return statistics.compare(paired(rows, measures))
+    return statistics.compare(paired(measures, (rows, "base"), (rows, "adapter")))
 
 
 def _alone(rows: pa.Table) -> dict[str, Comparison]:
-    return {pair.key: statistics.alone(pair) for pair in paired(rows, OF_A_RUN)}
+    base = (rows, "base")
+    return {pair.key: statistics.alone(pair) for pair in paired(OF_A_RUN, base, base)}
 
 
-def _plain(compared: Mapping[str, Comparison]) -> dict[str, Compared]:
+def plain(compared: Mapping[str, Comparison]) -> dict[str, Compared]:
     """Leave out measures of what this run has nothing of, as pass@1 without tests."""
     return {key: Compared(**asdict(each)) for key, each in compared.items() if each.rows}
 
@@ -97,7 +98,7 @@ def _apart(rows: pa.Table) -> AllApart:
     measures = [each for each in OF_A_RUN if each.of_text]
     parts = {"finished": rows.filter(pc.invert(cut)), "truncated": rows.filter(cut)}
     return AllApart(**{
-        name: Apart(rows=len(part), measures=_plain(_compare(part, measures)))
+        name: Apart(rows=len(part), measures=plain(_compare(part, measures)))
         for name, part in parts.items()
     })  # fmt: skip
 
@@ -112,14 +113,20 @@ def _finish(rows: pa.Table) -> Finish:
     )
 
 
-def _corpus(rows: pa.Table, variant: str, compared: Mapping[str, Comparison]) -> Corpus | None:
-    given, expected = rows[f"{variant}_text"].to_pylist(), rows["expected"].to_pylist()
-    pairs = [pair for pair in zip(given, expected, strict=True) if None not in pair]
-    if rows[f"{variant}_text"].null_count == len(rows):
-        return None
-    loss = getattr(compared["loss_per_token"], variant)
-    scores = texts.corpus(pairs) if pairs else dict.fromkeys(("chrf", "bleu"))
-    return Corpus(**scores, perplexity=_perplexity(loss))
+def _corpora(rows: pa.Table, compared: Mapping[str, Comparison]) -> BothCorpora:
+    pairs = {
+        name: list(zip(rows[f"{name}_text"].to_pylist(), rows["expected"].to_pylist(), strict=True))
+        for name in VARIANTS
+        if rows[f"{name}_text"].null_count < len(rows)
+    }
+    known = [[pair for pair in each if None not in pair] for each in pairs.values()]
+    scores = spread(texts.corpus, known, rows=len(rows), at_once=1)
+    loss = compared["loss_per_token"]
+    corpora = {
+        name: Corpus(**found, perplexity=_perplexity(getattr(loss, name)))
+        for name, found in zip(pairs, scores, strict=True)
+    }
+    return BothCorpora(base=corpora.get("base"), adapter=corpora.get("adapter"))
 
 
 def _perplexity(loss: float | None) -> float | None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 from qatune.data.records import Answer, AnsweredRow
 from qatune.evaluation import code, shape
 from qatune.evaluation.repeats import Repeats
-from qatune.evaluation.texts import likeness
+from qatune.evaluation.spreading import spread
+from qatune.evaluation.texts import Likeness, likeness
 
 VARIANTS = ("base", "adapter")
 
@@ -64,15 +65,22 @@ def measured(
 
     `repeats` has seen the training rows; None without any. `executed` has an ExecutedRow by id.
     """
+    pairs = [(text, row.expected) for row in rows if row.expected is not None for text in row.texts]
+    likenesses = spread(likeness, pairs, rows=len(rows))
     lines = []
     for number, row in enumerate(rows):
-        lines.append(dict(_line(number, row, repeats, (executed or {}).get(row.id))))
+        ran = (executed or {}).get(row.id)
+        lines.append(dict(_line(number, row, repeats, likenesses, ran)))
         advance(1)
     return pa.Table.from_pylist(lines, schema=schema())
 
 
 def _line(
-    number: int, row: AnsweredRow, repeats: Repeats | None, executed: Any
+    number: int,
+    row: AnsweredRow,
+    repeats: Repeats | None,
+    likenesses: Iterator[Likeness],
+    executed: Any,
 ) -> Iterator[tuple[str, Any]]:
     yield from (("id", row.id), ("question", row.question), ("expected", row.expected))
     yield "expected_tokens", row.expected_tokens
@@ -85,17 +93,19 @@ def _line(
     for variant in VARIANTS:
         answer = getattr(row, variant)
         if answer is not None:
-            for name, value in _answer(row, answer, repeats).items():
+            like = next(likenesses) if row.expected is not None else None
+            for name, value in _answer(row, answer, repeats, like).items():
                 yield f"{variant}_{name}", value
             if outcome := getattr(executed, variant, None):
                 yield f"{variant}_executed", outcome.outcome
                 yield f"{variant}_executed_message", outcome.message
 
 
-def _answer(row: AnsweredRow, answer: Answer, repeats: Repeats | None) -> dict[str, Any]:
+def _answer(
+    row: AnsweredRow, answer: Answer, repeats: Repeats | None, like: Likeness | None
+) -> dict[str, Any]:
     blocks = code.blocks(answer.text)
     programs = code.programs(answer.text, python_expected=code.is_python(row.expected))
-    like = likeness(answer.text, row.expected) if row.expected is not None else None
     return {
         "text": answer.text,
         "tokens": answer.tokens,

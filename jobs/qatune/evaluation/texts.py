@@ -19,7 +19,9 @@ class Likeness:
     """Equal but for white space around it."""
 
 
-def likeness(answer: str, expected: str) -> Likeness:
+def likeness(pair: tuple[str, str]) -> Likeness:
+    """Hold an (answer, expected) pair against each other."""
+    answer, expected = pair
     chrf, bleu = _scorers()
     return Likeness(
         chrf=chrf.sentence_score(answer, [expected]).score,
@@ -50,10 +52,15 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def corpus(pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Score all (answer, expected) pairs as one text each, as the field reports chrF and BLEU."""
+def corpus(pairs: list[tuple[str, str]]) -> dict[str, float | None]:
+    """Score all (answer, expected) pairs as one text, as the field reports chrF and BLEU.
+
+    None without a pair.
+    """
     from sacrebleu.metrics import BLEU, CHRF
 
+    if not pairs:
+        return {"chrf": None, "bleu": None}
     answers, expected = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     scorers = {"chrf": CHRF(), "bleu": BLEU()}
     return {
