@@ -130,8 +130,9 @@ def _train(stage):
         if step:
             rate = 1e-4 * (1 + math.cos(step / 120 * math.pi))
             loss = 1.6 + 0.6 * 0.97**step + 0.08 * math.sin(step * 9)
+            norm = 0.2 + 4 * 0.9**step + 0.1 * math.sin(step * 7)
             steps.append({"step": step, "epoch": step / 120, "loss": loss, "tokens": 700,
-                          "learning_rate": rate, "grad_norm": 0.3})  # fmt: skip
+                          "learning_rate": rate, "grad_norm": norm})  # fmt: skip
     stage.create("metrics.jsonl", lines(steps))
     stage.counters = {"steps": 120, "heldout_loss_before": 2.1, "heldout_loss_after": 1.703,
                       "tokens_per_second": 1234.4, "padding_share": 0.1234,

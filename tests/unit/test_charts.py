@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -66,3 +67,40 @@ def test_colours_come_from_the_page():
     svg = charts.losses(steps(50))
     assert "var(--accent)" in svg
     assert not re.search(r"#0[0-9a-f]{5}", svg)
+
+
+def norms(*values):
+    return [{"step": at, "loss": 1.0, "grad_norm": norm} for at, norm in enumerate(values)]
+
+
+def test_norms_over_decades_get_a_logarithmic_axis():
+    assert {"0.1", "1", "10", "100"} <= set(texts(charts.gradient_norm(norms(0.05, 3, 150))))
+    assert "0.0" in texts(charts.gradient_norm(norms(0.5, 1, 2)))
+
+
+def test_norm_that_gradients_are_clipped_to_is_drawn_where_one_is():
+    assert "clipped to 0.3" in texts(charts.gradient_norm(norms(0.1, 0.5), 0.3))
+    assert "clipped to 0.3" not in texts(charts.gradient_norm(norms(0.1, 0.2), 0.3))
+
+
+def test_a_peak_between_the_drawn_steps_is_kept():
+    calm = [{"step": at, "grad_norm": 0.1} for at in range(20_000)]
+    calm[777]["grad_norm"] = 900.0
+    assert "1000" in texts(charts.gradient_norm(calm)) or "100" in texts(charts.gradient_norm(calm))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "nan"])
+def test_values_that_are_no_numbers_are_crossed_and_no_more(value):
+    broken = steps(40)
+    broken[7] |= {"loss": value, "grad_norm": value}
+    assert charts.broken(broken, "loss") == [7]
+    assert [at for at, _ in charts.points(broken, "loss")] == [*range(7), *range(8, 40)]
+    for draw in (charts.losses, charts.gradient_norm):
+        svg = draw(broken)
+        assert "nan" not in svg
+        assert svg.count("<use") > draw(steps(40)).count("<use")
+
+
+def test_nothing_but_values_that_are_no_numbers():
+    assert "<svg" in charts.losses([{"step": 1, "loss": math.nan}])
+    assert "<svg" in charts.gradient_norm([{"step": 1, "grad_norm": math.nan}], 0.3)

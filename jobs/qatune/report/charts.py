@@ -20,14 +20,17 @@ _COLOURS = {
 _MOST_POINTS = 400
 _SMOOTHED_FROM = 30
 _MARKED = 25
+_WIDE = 30
+_MANY_DECADES = 1000
+_DASHED = (0, (4, 3))
 
 Point = tuple[float, float]
 
 
 def losses(steps: Sequence[dict[str, Any]]) -> str:
     """Draw training and held-out loss over the steps."""
-    training = _thinned([(step["step"], step["loss"]) for step in steps if "loss" in step])
-    held_out = [(step["step"], step["heldout_loss"]) for step in steps if "heldout_loss" in step]
+    training = _thinned(points(steps, "loss"))
+    held_out = points(steps, "heldout_loss")
 
     def draw(axes: Any) -> None:
         calm = _smoothed(training)
@@ -38,6 +41,7 @@ def losses(steps: Sequence[dict[str, Any]]) -> str:
             *_columns(held_out), color=_ACCENT, linewidth=2, label="held out",
             marker="o" if len(held_out) <= _MARKED else "", markersize=4.5,
         )  # fmt: skip
+        _cross(axes, broken(steps, "loss"))
         axes.set_xlabel("optimizer step")
         # Above the curves, wherever they go.
         axes.legend(
@@ -49,15 +53,74 @@ def losses(steps: Sequence[dict[str, Any]]) -> str:
 
 
 def learning_rate(steps: Sequence[dict[str, Any]]) -> str:
-    points = [(step["step"], step["learning_rate"]) for step in steps if "learning_rate" in step]
-
     def draw(axes: Any) -> None:
-        axes.plot(*_columns(_thinned(points)), color=_ACCENT, linewidth=2)
+        axes.plot(*_columns(_thinned(points(steps, "learning_rate"))), color=_ACCENT, linewidth=2)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda rate, _: scientific(rate))
         axes.set_xlabel("optimizer step")
 
     return _svg("rate", "Learning rate over the optimizer steps", draw)
+
+
+def gradient_norm(steps: Sequence[dict[str, Any]], limit: float | None = None) -> str:
+    """Draw the gradient's norm before clipping, with the norm it is clipped to.
+
+    The axis is logarithmic where the norms span more than a decade and a half.
+    """
+    found = points(steps, "grad_norm")
+    positive = [norm for _, norm in found if norm > 0]
+    wide = bool(positive) and max(positive) > _WIDE * min(positive)
+
+    def draw(axes: Any) -> None:
+        if wide:
+            _in_decades(axes.yaxis, max(positive) / min(positive))
+        # A mean would hide what this curve is there to show.
+        axes.plot(*_columns(_highest(found)), color=_ACCENT, linewidth=1.4)
+        if not wide:
+            axes.set_ylim(bottom=0)
+        _cross(axes, broken(steps, "grad_norm"))
+        if limit and found and limit <= max(norm for _, norm in found):
+            axes.axhline(limit, color=_SECOND, linewidth=1.6, linestyle=_DASHED)
+            axes.annotate(
+                f"clipped to {limit:g}", (1, 1), xycoords="axes fraction", color=_INK,
+                ha="right", xytext=(0, 5), textcoords="offset points",
+            )  # fmt: skip
+        axes.set_xlabel("optimizer step")
+
+    return _svg("norm", "Norm of the gradient over the optimizer steps", draw)
+
+
+def points(steps: Sequence[dict[str, Any]], name: str) -> list[Point]:
+    """Return (step, value) of the steps that have a finite one."""
+    return [(step["step"], step[name]) for step in steps if _finite(step.get(name))]
+
+
+def broken(steps: Sequence[dict[str, Any]], name: str) -> list[int]:
+    """Return the steps whose value was written, but is no finite number."""
+    return [step["step"] for step in steps if name in step and not _finite(step[name])]
+
+
+def _in_decades(axis: Any, span: float) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.axes.set_yscale("log")
+    axis.set_major_locator(LogLocator(subs=(1,) if span > _MANY_DECADES else (1, 3), numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _cross(axes: Any, steps: Sequence[int]) -> None:
+    """Mark the steps without a number on the axis."""
+    if steps:
+        foot = axes.get_xaxis_transform()
+        axes.plot(
+            steps, [0] * len(steps), linestyle="", marker="x", color=_SECOND, markersize=7,
+            markeredgewidth=2, transform=foot, clip_on=False,
+        )  # fmt: skip
 
 
 def scientific(value: float) -> str:
@@ -84,7 +147,7 @@ def histogram(lengths: dict[str, Any]) -> str:
         _count_in_whole_numbers(axes.yaxis)
         axes.set_xlabel(f"{unit} per row")
         if near:
-            axes.axvline(limit, color=_SECOND, linewidth=1.6, linestyle=(0, (4, 3)))
+            axes.axvline(limit, color=_SECOND, linewidth=1.6, linestyle=_DASHED)
         # Above the bars, wherever they stand.
         axes.annotate(
             f"limit {limit:,}" if near else f"limit {limit:,}: far beyond the longest row",
@@ -102,25 +165,33 @@ def _count_in_whole_numbers(axis: Any) -> None:
     axis.set_major_formatter("{x:,.0f}")
 
 
-def _thinned(points: Sequence[Point]) -> list[Point]:
+def _thinned(curve: Sequence[Point]) -> list[Point]:
     """Average neighbours, so that a long run makes no large drawing."""
-    size = -(-len(points) // _MOST_POINTS)
-    groups = [points[first : first + size] for first in range(0, len(points), size or 1)]
-    return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in groups]
+    return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in _groups(curve)]
 
 
-def _smoothed(points: Sequence[Point]) -> list[Point]:
+def _highest(curve: Sequence[Point]) -> list[Point]:
+    """Keep the highest of neighbours."""
+    return [max(group, key=lambda point: point[1]) for group in _groups(curve)]
+
+
+def _groups(curve: Sequence[Point]) -> list[Sequence[Point]]:
+    size = -(-len(curve) // _MOST_POINTS) or 1
+    return [curve[first : first + size] for first in range(0, len(curve), size)]
+
+
+def _smoothed(curve: Sequence[Point]) -> list[Point]:
     """Average each point with those around it; nothing for a curve too short for that."""
-    if len(points) < _SMOOTHED_FROM:
+    if len(curve) < _SMOOTHED_FROM:
         return []
-    reach = max(len(points) // 30, 2)
-    around = (points[max(at - reach, 0) : at + reach + 1] for at in range(len(points)))
+    reach = max(len(curve) // 30, 2)
+    around = (curve[max(at - reach, 0) : at + reach + 1] for at in range(len(curve)))
     means = (math.fsum(y for _, y in group) / len(group) for group in around)
-    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]
+    return [(x, mean) for (x, _), mean in zip(curve, means, strict=True)]
 
 
-def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [point[0] for point in points], [point[1] for point in points]
+def _columns(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [point[0] for point in curve], [point[1] for point in curve]
 
 
 def _svg(name: str, label: str, draw: Callable[[Any], None]) -> str:
@@ -128,7 +199,7 @@ def _svg(name: str, label: str, draw: Callable[[Any], None]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 12}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 11}):
         figure = Figure(figsize=(4.8, 2.9))
         # Room that does not depend on the font, which is the page's.
         figure.subplots_adjust(left=0.16, right=0.97, top=0.88, bottom=0.19)

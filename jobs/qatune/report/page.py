@@ -1,24 +1,21 @@
 """The report: one HTML file that needs nothing but a browser."""
 
-import base64
-import hashlib
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from qatune.data.records import Answer
 from qatune.errors import MissingInputError
-from qatune.report import charts, figures, inputs
+from qatune.report import charts, compared, drawing, embedding, figures, html, inputs, words
 from qatune.report.inputs import Inputs
 from qatune.store import artifacts
+from qatune.store.manifests import SECONDS
 from qatune.store.objects import Store
 
-# What could end the script element, or a line of it, inside a string of JSON.
-_UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+_APART = {"finished": "both answers finished", "truncated": "at least one cut off"}
+_SCRIPTS = ("diff.js", "filters.js", "rows.js", "print.js")
 
 
 def write_report(store: Store, run: str, path: Path) -> None:
@@ -33,86 +30,106 @@ def write_report(store: Store, run: str, path: Path) -> None:
 
 
 def render(found: Inputs, metrics: dict[str, Any], rows: pa.Table) -> bytes:
-    """Build the page: equal inputs give equal bytes. `rows` are the measured ones."""
-    del rows
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    """Build the page from metrics.json and rows.parquet: equal inputs give equal bytes."""
+    data = embedding.columns(rows, found.failed)
+    return html.page(
+        "page.html",
+        _SCRIPTS,
+        **_measured(metrics),
+        **_made(found),
+        has_expected="expected" in data,
+        data=html.embedded(data),
     )
-    script = Path(__file__).with_name("templates").joinpath("page.js").read_text(encoding="utf-8")
-    page = environment.get_template("page.html").render(
-        run=found.run,
-        metrics=metrics,
-        has_adapter=found.has_adapter,
-        has_losses="loss_per_token" in metrics["measures"],
-        table=figures.table(metrics["measures"]),
-        charts=[(title, _markup(svg), words) for title, svg, words in _charts(found)],
-        rejected=_rejected(found),
-        stages=found.stages,
-        certificates=found.stages["generate"].certificates,
-        digests=found.digests,
-        spent_on=figures.SPENT,
-        spent=figures.spent,
-        count=figures.count,
-        recipe=json.dumps(found.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
-        rows=_markup(embedded(list(_rows(found)))),
-        script=_markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return page.encode("utf-8", "replace")
 
 
-def embedded(value: Any) -> str:
-    """Return JSON that is safe inside a script element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(_UNSAFE)
+def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metrics": metrics,
+        "verdict": metrics["verdict"],
+        "mark": compared.MARKS[metrics["verdict"]["outcome"]],
+        "table": compared.lines(metrics["measures"]),
+        "apart": _apart(metrics),
+        "corpus": compared.corpus(metrics["corpus"]),
+        "outcomes": _outcomes(metrics["execution"]),
+        "finish": words.finish(metrics["finish"]),
+    }
 
 
-def _markup(text: str) -> Any:
-    """Mark text as HTML: only for what this package made."""
-    from markupsafe import Markup
+def _made(found: Inputs) -> dict[str, Any]:
+    checks = found.checks or {}
+    return {
+        "run": found.run,
+        "recipe": found.recipe,
+        "recipe_text": json.dumps(
+            found.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False
+        ),
+        "has_adapter": found.has_adapter,
+        "checks": checks,
+        "sample": words.sample(checks.get("sample")),
+        "charts": [(title, html.markup(svg), said) for title, svg, said in _charts(found)],
+        "rejected": _rejected(found),
+        "stages": found.stages,
+        "certificates": found.stages["generate"].certificates,
+        "digests": found.digests,
+        "spent_on": figures.SPENT,
+        "spent": figures.spent,
+        "kinds": [
+            kind for kind in SECONDS if any(of.seconds.get(kind) for of in found.stages.values())
+        ],
+        "bars": drawing.bars({name: of.seconds for name, of in found.stages.items()}, SECONDS),
+        "count": figures.count,
+    }
 
-    return Markup(text)  # noqa: S704
+
+def _apart(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """Lay the rows whose answers both ended beside the others; None where all are of one kind."""
+    groups = {name: of for name, of in (metrics["apart"] or {}).items() if of["rows"]}
+    if len(groups) < len(_APART):
+        return None
+    found = [
+        {line.text.label: line for line in compared.lines(groups[name]["measures"])}
+        for name in _APART
+    ]
+    labels = dict.fromkeys(label for of in found for label in of)
+    return {
+        "groups": [(said, groups[name]["rows"]) for name, said in _APART.items()],
+        "lines": [(label, [of.get(label) for of in found]) for label in labels],
+    }
+
+
+def _outcomes(execution: dict[str, Any] | None) -> list[tuple[str, Any, Any]]:
+    """Give each outcome of running the answers with the numbers of base and adapter."""
+    if execution is None:
+        return []
+    base, adapter = execution["base"], execution["adapter"]
+    names = dict.fromkeys((*base, *(adapter or ())))
+    return [
+        (
+            name.replace("_", " "),
+            base.get(name, 0),
+            None if adapter is None else adapter.get(name, 0),
+        )
+        for name in names
+    ]
 
 
 def _charts(found: Inputs) -> Iterator[tuple[str, str, str]]:
-    if any("loss" in step for step in found.steps):
-        yield "Loss per token", charts.losses(found.steps), ""
-        yield "Learning rate", charts.learning_rate(found.steps), ""
+    steps = found.steps
+    if any("loss" in step for step in steps):
+        yield "Loss per token", charts.losses(steps), words.not_numbers(steps, "loss")
+        yield "Learning rate", charts.learning_rate(steps), ""
+    if any("grad_norm" in step for step in steps):
+        limit = found.recipe.train.max_grad_norm
+        svg = charts.gradient_norm(steps, limit)
+        yield "Norm of the gradient", svg, words.not_numbers(steps, "grad_norm")
     if found.lengths:
-        words = figures.lengths(found.lengths)
-        yield "Lengths of the rows", charts.histogram(found.lengths), words
+        yield "Lengths of the rows", charts.histogram(found.lengths), figures.lengths(found.lengths)
 
 
-def _rejected(found: Inputs) -> list[tuple[str, Any]]:
+def _rejected(found: Inputs) -> Sequence[tuple[str, Any]]:
     counters = found.stages["preprocess"].counters if "preprocess" in found.stages else {}
     return [
         (name.removeprefix("rejected_").replace("_", " "), count)
         for name, count in counters.items()
         if name.startswith("rejected_") and count
     ]
-
-
-def _rows(found: Inputs) -> Iterator[dict[str, Any]]:
-    """Give the rows short names, which make up most of the file."""
-    for row in found.answered:
-        yield {
-            "id": row.id,
-            "q": row.question,
-            "e": row.expected,
-            "b": _answer(row.base),
-            "a": None if row.adapter is None else _answer(row.adapter),
-        }
-    for failed in found.failed:
-        yield {"id": failed.id, "q": failed.question, "x": f"{failed.code}: {failed.message}"}
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    known = answer.nll is not None and math.isfinite(answer.nll)
-    loss = answer.nll if known else None
-    return {"t": answer.text, "n": answer.tokens, "f": answer.finish, "l": loss}
