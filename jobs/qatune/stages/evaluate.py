@@ -4,16 +4,21 @@ import json
 
 from qatune import log
 from qatune.data import measures
+from qatune.execution.stage import execute
 from qatune.report import inputs
 from qatune.report.page import render
 from qatune.store.artifacts import StageRun
 
 
-def run(stage: StageRun) -> None:
-    """Write metrics and report; raise MissingInputError for answers that are damaged."""
+def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
+    """Write metrics and report; raise MissingInputError for answers that are damaged.
+
+    `sandbox` is where answers are run, if the recipe names a column of tests.
+    """
     with stage.timed("loading"):
         found = inputs.load(stage.store, stage.run, stage.recipe)
         stage.used(found.files)
+    execute(stage, found.answered, sandbox)
     total = 2 * len(found.answered)
     with stage.timed("working"), stage.progress("measuring", total, "answers") as bar:
         metrics = measures.metrics(found.answered, len(found.failed), advance=bar.advance)
