@@ -11,14 +11,17 @@ import click
 from qatune import BEGAN, STAGES, __version__, endings
 from qatune.cluster import commands as cluster_commands
 from qatune.errors import QatuneError, UsageError, one_line
+from qatune.execution import commands as execution_commands
 from qatune.options import (
     checked_name,
     new_run_option,
     run_argument,
+    sandbox_option,
     set_option,
     stage_options,
     store_option,
 )
+from qatune.store import commands as store_commands
 
 if TYPE_CHECKING:
     from qatune.config import Recipe
@@ -41,10 +44,18 @@ def cli(context: click.Context, debug: bool) -> None:
 @store_option
 @new_run_option
 @set_option
-def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple[str, ...]) -> None:
+@sandbox_option
+def run(
+    recipe_name: str,
+    store_uri: str,
+    run_name: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str,
+) -> None:
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
+    from qatune.execution.sandboxes import look_ahead
     from qatune.importing import check_engine
     from qatune.recipe import load_values
     from qatune.store import artifacts
@@ -58,9 +69,12 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     artifacts.check_recipe(store, name, recipe)
     if not artifacts.is_complete(store, name, "generate", recipe):
         check_engine(recipe.generate.engine)  # before hours of training
+    if not artifacts.is_complete(store, name, "evaluate", recipe):
+        look_ahead(sandbox, recipe)
     ran, since = False, BEGAN
     for stage in stages:
-        ran |= _run_stage(stage, store, name, recipe, since=since)
+        given: dict[str, Any] = {"sandbox": sandbox} if stage == "evaluate" else {}
+        ran |= _run_stage(stage, store, name, recipe, since=since, **given)
         since = time.monotonic()
     if not ran:
         click.echo(f"run {name!r} is complete already: nothing to do")
@@ -71,19 +85,19 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     print_summary(store, name)
 
 
-def _stage_command(stage: str, doc: str) -> Callable[..., None]:
-    @cli.command(name=stage, help=doc)
-    @stage_options
-    def command(
-        run_name: str, store_uri: str, recipe_name: str | None, overrides: tuple[str, ...]
-    ) -> None:
-        _start_stage(stage, run_name, store_uri, recipe_name, overrides)
-
-    return command
+@cli.command()
+@stage_options
+def preprocess(**given: Any) -> None:
+    """Read, check, split and tokenize the rows."""
+    _start_stage("preprocess", **given)
 
 
-_stage_command("preprocess", "Read, check, split and tokenize the rows.")
-_stage_command("evaluate", "Measure the answers and write the report.")
+@cli.command()
+@stage_options
+@sandbox_option
+def evaluate(**given: Any) -> None:
+    """Measure the answers and write the report."""
+    _start_stage("evaluate", **given)
 
 
 @cli.command()
@@ -232,46 +246,12 @@ def ask(run_name: str, question: str | None, store_uri: str) -> None:
     import_stage("ask").answer(_store(store_uri), run_name, question)
 
 
-@cli.command()
-@run_argument
-@store_option
-def verify(run_name: str, store_uri: str) -> None:
-    """Recompute every hash of RUN and its ledger, from the store alone."""
-    from qatune.store.verification import megabytes, verify
-
-    start, objects, size, whole = time.monotonic(), 0, 0, "as written"
-    for stage, found in verify(_store(store_uri), run_name):
-        if found is None:
-            click.echo(f"{stage}: not complete")
-            whole = "as written, where it is complete"
-            continue
-        click.echo(f"{stage}: {found}: as written")
-        objects, size = objects + found.objects, size + found.size
-    rate = size / max(time.monotonic() - start, 1e-9)
-    click.echo(
-        f"run {run_name!r} is {whole}: {objects:,} objects, {megabytes(size)}, {megabytes(rate)}/s"
-    )
-
-
-@cli.command()
-@click.argument("stage", type=click.Choice(STAGES), required=False)
-@store_option
-def doctor(store_uri: str, stage: str | None) -> None:
-    """Try whether the store works from here, and (with STAGE) whether its libraries load."""
-    import importlib
-
-    from qatune.store.probe import probe
-
-    for line in probe(_store(store_uri)):
-        click.echo(line)
-    if stage:
-        importlib.import_module(f"qatune.stages.{stage}")
-        click.echo(f"libraries of {stage}: load")
-
-
 cli.add_command(cluster_commands.coordinate)
 cli.add_command(cluster_commands.explain)
 cli.add_command(cluster_commands.status)
+cli.add_command(execution_commands.sandbox)
+cli.add_command(store_commands.doctor)
+cli.add_command(store_commands.verify)
 
 
 def _recipe(name: str, overrides: tuple[str, ...]) -> "Recipe":

@@ -65,6 +65,9 @@ class Columns(Section):
     answer: str = "answer"
     id: str | None = None
     """Unique per row. Without it a row is named by its number."""
+    tests: str | None = None
+    """Python's `assert` statements about the answer's code. Naming the column says that evaluate is
+    to run what the models answer, in a sandbox. A row without tests is not run."""
 
 
 class Split(Section):
@@ -214,6 +217,15 @@ class Generate(Section):
         return self
 
 
+class Execute(Section):
+    """How answers are run against their rows' tests (`data.columns.tests`)."""
+
+    timeout_seconds: Whole = Field(10, gt=0, le=3600)
+    """For an answer with its tests, by the clock."""
+    memory_mb: Whole = Field(512, ge=64)
+    """Address space of an answer, in MiB; the interpreter takes 30 of it."""
+
+
 class Recipe(Section):
     """What a run does, from the file of questions to the report."""
 
@@ -221,6 +233,12 @@ class Recipe(Section):
     data: Data
     train: Train = Train()
     generate: Generate = Generate()
+    execute: Execute = Execute()
+
+    @property
+    def runs_answers(self) -> bool:
+        """Whether evaluate runs code: rows of a file of questions have no tests."""
+        return self.data.columns.tests is not None and self.generate.input is None
 
     @model_validator(mode="after")
     def _divides_plain_weights(self) -> "Recipe":

@@ -53,6 +53,14 @@ recipe_option = click.option(
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe."
 )
+sandbox_option = click.option(
+    "--sandbox",
+    default="bubblewrap",
+    envvar="QATUNE_SANDBOX",
+    show_default=True,
+    help="Where answers are run if the recipe names data.columns.tests: bubblewrap, "
+    "http://host:port of a qatune sandbox, or none: here, where they see what you see.",
+)
 
 
 def stage_options(command: Command) -> Command:

@@ -339,3 +339,15 @@ def test_a_model_without_a_tokenizer_is_refused(rows_csv, gpt2, tmp_path):
 def test_the_tokenizer_is_part_of_the_manifest(rows_csv, gpt2):
     read = {ref.key for ref in manifest(preprocessed(rows_csv, gpt2)).inputs}
     assert {f"{gpt2}/tokenizer.json", f"{gpt2}/tokenizer_config.json"} <= read
+
+
+def test_tests_stand_beside_their_rows(tmp_path, gpt2):
+    path = tmp_path / "tested.csv"
+    with path.open("w", newline="") as file:
+        rows = [(f"Q{n}", "A", f"assert {n}" if n % 3 else "") for n in range(12)]
+        csv.writer(file).writerows([("question", "answer", "tests"), *rows])
+    found = stored(preprocessed(path, gpt2, columns={"tests": "tests"}))
+    assert {row["question"]: row["tests"] for row in found} == {
+        question: tests or None for question, _, tests in rows
+    }
+    assert {row["tests"] for row in stored(preprocessed(path, gpt2))} == {None}

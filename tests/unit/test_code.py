@@ -12,8 +12,8 @@ def fenced(text, language="python", fence="```"):
 def test_blocks_in_their_order():
     text = fenced(PROGRAM) + "\n" + fenced("ls -l", "bash", "~~~~") + "\n   ``` Py3 title=x\nx = 1"
     first, second, third = code.blocks(text)
-    assert (first.language, first.text, first.closed) == ("python", PROGRAM, True)
-    assert (second.language, second.text, second.closed) == ("bash", "ls -l", True)
+    assert (first.language, first.text, first.closed) == ("python", PROGRAM + "\n", True)
+    assert (second.language, second.text, second.closed) == ("bash", "ls -l\n", True)
     assert (third.language, third.text, third.closed) == ("py3", "x = 1", False)
     assert [block.is_python for block in (first, second, third)] == [True, False, True]
 
@@ -28,7 +28,7 @@ def test_no_blocks(text):
 
 def test_a_fence_is_closed_by_one_as_long():
     (block,) = code.blocks("````\n```\ninside\n```\n````")
-    assert (block.text, block.closed) == ("```\ninside\n```", True)
+    assert (block.text, block.closed) == ("```\ninside\n```\n", True)
 
 
 @pytest.mark.parametrize(

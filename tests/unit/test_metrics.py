@@ -1,12 +1,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
 from tests.support import finished_run as made
 
+from qatune.data.records import Executed, ExecutedRow
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
 from qatune.evaluation.repeats import Repeats
@@ -29,8 +29,8 @@ def swapped(row):
 
 
 def outcomes(base, adapter):
-    one, other = (SimpleNamespace(outcome=each, message="") for each in (base, adapter))
-    return SimpleNamespace(base=one, adapter=other)
+    one, other = (Executed(each, "") for each in (base, adapter))
+    return ExecutedRow("", one, other)
 
 
 def test_content_follows_the_published_schema():

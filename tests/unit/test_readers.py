@@ -243,3 +243,36 @@ def test_one_json_array_is_no_json_lines():
 def test_a_row_with_a_cell_of_50_megabytes_is_one_row():
     data = b'question,answer\nQ,"' + b"a" * 50_000_000 + b'"\nR,B\n'
     assert [len(row.answer) for row in read(data)] == [50_000_000, 1]
+
+
+TESTED = [("Q1", "A1", "assert f() == 1\nassert f"), ("Q2", "A2", None), ("Q3", "A3", " \n")]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+@pytest.mark.parametrize("with_id", [True, False])
+def test_tests_are_read_where_a_column_of_them_is_named(name, with_id):
+    fields = ("question", "answer", "tests", "n")
+    rows = [(*row, str(number)) for number, row in enumerate(TESTED)]
+    lines = [dict(zip(fields, row, strict=True)) for row in rows]
+    data = {
+        "x.csv": csv_bytes([fields, *rows]),
+        "x.jsonl": "\n".join(map(json.dumps, lines)).encode(),
+        "x.parquet": parquet_bytes({field: [line[field] for line in lines] for field in fields}),
+    }[name]
+    columns = {"id": "n"} if with_id else {}
+    found = read(data, name, tests="tests", **columns)
+    assert [row.tests for row in found] == [TESTED[0][2], None, None]
+    assert [row.id for row in found] == (["0", "1", "2"] if with_id else [None] * 3)
+    assert {row.tests for row in read(data, name, **columns)} == {None}
+    with pytest.raises(BadDataError, match=r"column 'proofs' not found.*set data.columns.tests"):
+        read(data, name, tests="proofs")
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"), [(7, "malformed"), (["a"], "malformed"), ("\ud800", "undecodable"),
+                          ("a\0", "nul_byte")],
+)  # fmt: skip
+def test_tests_are_text(tests, reason):
+    line = json.dumps({"question": "Q", "answer": "A", "tests": tests}).encode()
+    assert reasons(line, "x.jsonl", tests="tests") == [reason]
+    assert reasons(line, "x.jsonl") == ["ok"]

@@ -82,11 +82,15 @@ def known_names() -> str:
     return f"its name must end in {', '.join(_READERS)}, plain or with {', '.join(ARCHIVES)}"
 
 
-def _record(where: str, row: int, texts: Sequence[Any]) -> Record:
-    """Check question, answer and, where a column holds one, the id of a record."""
+def _record(where: str, row: int, texts: Sequence[Any], tests: Any = None) -> Record:
+    """Check question, answer and, where a column holds one, the id of a record, and its tests."""
     reason = _fault(texts)
+    if reason is None and tests is not None:
+        reason = _text_fault(tests)
     if reason is None:
-        return SourceRow(where, row, *texts)
+        question, answer, *name = texts
+        given = tests if tests and tests.strip() else None
+        return SourceRow(where, row, question, answer, name[0] if name else None, given)
     shown = [text if isinstance(text, str) else None for text in texts[:2]]
     return Rejected(where, row, reason, *shown)
 
@@ -95,15 +99,19 @@ def _fault(texts: Sequence[Any]) -> Reason | None:
     if None in texts or (len(texts) > 2 and texts[2] == ""):  # noqa: PLR2004
         return "null"
     for text in texts:
-        if not isinstance(text, str):
-            return "malformed"
-        if not _is_unicode(text):
-            return "undecodable"
-        if "\0" in text:
-            return "nul_byte"
+        if reason := _text_fault(text):
+            return reason
     if not texts[0].strip():
         return "empty_question"
     return None if texts[1].strip() else "empty_answer"
+
+
+def _text_fault(text: Any) -> Reason | None:
+    if not isinstance(text, str):
+        return "malformed"
+    if not _is_unicode(text):
+        return "undecodable"
+    return "nul_byte" if "\0" in text else None
 
 
 def _is_unicode(text: str) -> bool:
@@ -128,7 +136,7 @@ def _missing_column(where: str, name: str, field: str, found: Sequence[str]) -> 
 
 
 def _places(where: str, columns: Columns, found: Sequence[str]) -> list[int]:
-    """Find question, answer and, if asked for, id among the columns of a file."""
+    """Find question, answer and, if asked for, id and tests, in this order, in a file."""
     places = []
     for field, name in columns.model_dump().items():
         if name is None:
@@ -226,7 +234,8 @@ def read_csv(file: BufferedReader, where: str, columns: Columns) -> Iterator[Rec
     for row, record in enumerate(records, start=1):
         if len(record) == len(header):
             # An empty cell is how CSV writes a null.
-            yield _record(where, row, [record[place] or None for place in places])
+            texts = [record[place] or None for place in places]
+            yield _record(where, row, texts, texts.pop() if columns.tests else None)
         else:
             texts = [record[place] if place < len(record) else None for place in places[:2]]
             yield Rejected(where, row, "malformed", *texts)
@@ -251,7 +260,8 @@ def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[R
         if len(found) < 1000:  # noqa: PLR2004  # names for the message, not all of a hostile file
             found.update(dict.fromkeys(fields))
         found.update((name, None) for name in names if name in fields)
-        yield _record(where, row, [_id_or_text(fields, name, columns) for name in names])
+        texts = [_id_or_text(fields, name, columns) for name in names]
+        yield _record(where, row, texts, texts.pop() if columns.tests else None)
     if found:
         _places(where, columns, list(found))
 
@@ -298,9 +308,10 @@ def read_parquet(file: BufferedReader, where: str, columns: Columns) -> Iterator
     names = [schema.names[place] for place in places]
     row = 0
     for batch in source.iter_batches(_PARQUET_ROWS, columns=names):
-        for texts in zip(*(_texts(batch.column(name)) for name in names), strict=True):
+        for cells in zip(*(_texts(batch.column(name)) for name in names), strict=True):
             row += 1
-            yield _record(where, row, texts)
+            texts = list(cells)
+            yield _record(where, row, texts, texts.pop() if columns.tests else None)
 
 
 def _check_type(where: str, field: pa.Field, *, is_id: bool) -> None:

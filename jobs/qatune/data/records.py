@@ -1,7 +1,7 @@
 """The shapes of rows on their way through the stages."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ ROWS = pa.schema(
         pa.field("answer", pa.string(), nullable=False),
         pa.field("input_ids", pa.list_(pa.int32()), nullable=False),  # prompt, answer, EOS
         pa.field("answer_start", pa.int32(), nullable=False),  # index of the first answer token
+        pa.field("tests", pa.string()),  # assertions about the answer's code
     ]
 )
 
@@ -32,6 +33,17 @@ Reason = Literal[
 
 Finish = Literal["stop", "length"]
 
+ExecutionOutcome = Literal[
+    "passed",
+    "failed",  # an assertion of the tests did not hold
+    "error",  # anything else was raised, or it ended before its tests did
+    "timeout",
+    "memory",
+    "output",  # it printed more than anybody reads
+    "no_code",  # there was nothing to run
+]
+EXECUTION_OUTCOMES: tuple[str, ...] = get_args(ExecutionOutcome)
+
 
 @dataclass(frozen=True)
 class SourceRow:
@@ -43,6 +55,7 @@ class SourceRow:
     question: str
     answer: str
     id: str | None = None
+    tests: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,3 +110,21 @@ class FailedRow:
 
 
 Outcome = AnsweredRow | FailedRow
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What became of an answer's code when its row's tests were run."""
+
+    outcome: ExecutionOutcome
+    message: str
+    """One line of at most 200 characters."""
+
+
+@dataclass(frozen=True)
+class ExecutedRow:
+    """A line of `evaluate/execution/`: what became of a row's answers."""
+
+    id: str
+    base: Executed
+    adapter: Executed | None

@@ -41,6 +41,8 @@ def batched(records: Iterable[SourceRow | Rejected]) -> Iterator[list[SourceRow 
     for record in records:
         batch.append(record)
         characters += len(record.question or "") + len(record.answer or "")
+        if isinstance(record, SourceRow) and record.tests:
+            characters += len(record.tests)
         if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

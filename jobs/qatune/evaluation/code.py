@@ -39,7 +39,7 @@ def blocks(text: str) -> list[Block]:
                 words = mark[2].split()
                 fence, language, lines = mark[1], words[0].lower() if words else "", []
         elif mark and not mark[2].strip() and mark[1].startswith(fence):
-            found.append(Block(language, "\n".join(lines), closed=True))
+            found.append(Block(language, "".join(f"{each}\n" for each in lines), closed=True))
             fence = ""
         else:
             lines.append(line)

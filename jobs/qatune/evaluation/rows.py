@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from qatune.data.records import Answer, AnsweredRow
+from qatune.data.records import Answer, AnsweredRow, ExecutedRow
 from qatune.evaluation import code, shape
 from qatune.evaluation.repeats import Repeats
 from qatune.evaluation.spreading import spread
@@ -57,13 +57,13 @@ def schema() -> pa.Schema:
 def measured(
     rows: Sequence[AnsweredRow],
     repeats: Repeats | None,
-    executed: Mapping[str, Any] | None,
+    executed: Mapping[str, ExecutedRow] | None,
     *,
     advance: Callable[[int], None],
 ) -> pa.Table:
     """Measure every row, in the given order; `advance` hears of each.
 
-    `repeats` has seen the training rows; None without any. `executed` has an ExecutedRow by id.
+    `repeats` has seen the training rows; None without any. `executed` is by id.
     """
     pairs = [(text, row.expected) for row in rows if row.expected is not None for text in row.texts]
     likenesses = spread(likeness, pairs, rows=len(rows))
@@ -80,7 +80,7 @@ def _line(
     row: AnsweredRow,
     repeats: Repeats | None,
     likenesses: Iterator[Likeness],
-    executed: Any,
+    executed: ExecutedRow | None,
 ) -> Iterator[tuple[str, Any]]:
     yield from (("id", row.id), ("question", row.question), ("expected", row.expected))
     yield "expected_tokens", row.expected_tokens

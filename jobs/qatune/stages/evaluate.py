@@ -1,15 +1,18 @@
 """Measure the answers of base and adapter, tell whether one is better, and write the page of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from qatune import log, scratch
+from qatune.data.records import ExecutedRow
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
 from qatune.evaluation.metrics import Metrics
 from qatune.evaluation.repeats import Repeats
+from qatune.execution.stage import execute
 from qatune.report import inputs
 from qatune.report.inputs import Inputs
 from qatune.report.page import render
@@ -17,15 +20,19 @@ from qatune.store.artifacts import StageRun
 from qatune.store.questions import training_rows
 
 
-def run(stage: StageRun) -> None:
-    """Write measures, metrics and report; raise MissingInputError for answers that are damaged."""
+def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
+    """Write measures, metrics and report; raise MissingInputError for answers that are damaged.
+
+    `sandbox` is where answers are run, if the recipe names a column of tests.
+    """
     with stage.timed("loading"):
         found = inputs.load(stage.store, stage.run, stage.recipe)
         stage.used(found.files)
+    executed = execute(stage, found.answered, sandbox)
     with scratch.folder() as folder:
         with stage.timed("working"):
             repeats = _repeats(stage, found, folder)
-            rows = _measured(stage, found, repeats)
+            rows = _measured(stage, found, repeats, executed)
             result = metrics(
                 rows,
                 len(found.failed),
@@ -58,9 +65,14 @@ def _repeats(stage: StageRun, found: Inputs, folder: Path) -> Repeats | None:
     return repeats
 
 
-def _measured(stage: StageRun, found: Inputs, repeats: Repeats | None) -> pa.Table:
+def _measured(
+    stage: StageRun,
+    found: Inputs,
+    repeats: Repeats | None,
+    executed: Mapping[str, ExecutedRow] | None,
+) -> pa.Table:
     with stage.progress("measuring", len(found.answered), "rows") as bar:
-        return measured_rows.measured(found.answered, repeats, None, advance=bar.advance)
+        return measured_rows.measured(found.answered, repeats, executed, advance=bar.advance)
 
 
 def _written(rows: pa.Table, folder: Path) -> Path:

@@ -208,6 +208,7 @@ def _row_batch(
         pa.array([row.source.answer for row in rows], pa.string()),
         tokenizer.ids(encoded, kept),
         pa.array(encoded.prompt_lengths[kept], pa.int32()),
+        pa.array([row.source.tests for row in rows], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 

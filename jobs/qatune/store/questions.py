@@ -72,7 +72,7 @@ def of_files(
 
     Raises BadDataError for a file that cannot be read, or without a row.
     """
-    files = data_files(source, None)
+    files, columns = data_files(source, None), columns.model_copy(update={"tests": None})
     openai = _is_openai(files[0])
     rows = _openai_rows(files, defaults) if openai else _plain_rows(files, columns, defaults, note)
     total = sum(1 for _ in rows())

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Any
 
+from qatune.data import executions
 from qatune.store.manifests import manifest_key
 from qatune.store.objects import ObjectRef
 from qatune.store.verification.chain import Chain
@@ -78,12 +79,32 @@ def check_evaluate(chain: Chain) -> dict[str, int]:
     try:
         found = json.loads(whole(chain.store, ref))
         rows, errors = int(found["rows"]), int(found["errors"])
+        run = (found.get("execution") or {}).get("rows")
     except (ValueError, KeyError, TypeError):
         raise fault(chain.store, ref.key, "not what qatune wrote") from None
     for generated, name, count in (("answers", "rows", rows), ("errors", "errors", errors)):
         chain.check_counter(stage, name, count)
         chain.check_counter("generate", generated, count)
-    return {"rows": rows}
+    executed = _executed(chain)
+    if run is not None and run != executed:
+        what = f"says that {run} rows were executed, and the parts hold {executed:,}"
+        raise fault(chain.store, ref.key, what)
+    return {"rows": rows} | ({"executed": executed} if executed else {})
+
+
+def _executed(chain: Chain) -> int:
+    """Count the rows whose answers were run; each is there once."""
+    ids: set[str] = set()
+    for ref in chain.stages["evaluate"].outputs_like(".jsonl", prefix="execution/"):
+        try:
+            found = executions.decode(whole(chain.store, ref))
+        except ValueError:
+            raise fault(chain.store, ref.key, "not the outcomes that qatune wrote") from None
+        for row in found:
+            if row.id in ids:
+                raise fault(chain.store, ref.key, f"row {row.id!r} is there twice")
+            ids.add(row.id)
+    return len(ids)
 
 
 def _output(chain: Chain, stage: str, name: str) -> ObjectRef:

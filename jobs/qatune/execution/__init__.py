@@ -1,0 +1,1 @@
+"""Runs the code of answers against tests: by nobody trusted, so with nothing within its reach."""
