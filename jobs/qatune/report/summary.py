@@ -13,7 +13,7 @@ from qatune.store.manifests import Manifest
 from qatune.store.objects import Store
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.table import Table
 
 _SHOWN_ROWS = 3
@@ -22,19 +22,29 @@ _WIDTH_ELSEWHERE = 100
 _STYLES = {"better": "bold green", "worse": "bold red"} | dict.fromkeys(
     ("no measurable difference", "not compared"), "bold"
 )
+_COMPARED = (
+    ("run", "name"), ("model", "model"), ("rows", "rows"), ("samples/s", "samples_per_second"),
+    ("seconds", "seconds"), ("steps", "steps"), ("training loss", "train_loss"),
+    ("held-out loss", "heldout_loss"),
+)  # fmt: skip
+"""Columns of a comparison and where they come from."""
 _SHORT = {"no measurable difference": "not measurable"}
 
 
 def print_summary(store: Store, run: str) -> None:
     """Write the summary of a finished run to stdout; plain text where that is no terminal."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _WIDTH_ELSEWHERE
-    console = Console(file=sys.stdout, width=width, highlight=False)
+    console = _console()
     console.print(_summary(store, run))
     # Never broken over two lines: it is there to be copied.
     line = f"report: {store.uri}/runs/{run}/evaluate/report.html"
     console.print(line, markup=False, soft_wrap=True)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_ELSEWHERE
+    return Console(file=sys.stdout, width=width, highlight=False)
 
 
 def _summary(store: Store, run: str) -> "Group":
@@ -50,6 +60,23 @@ def _summary(store: Store, run: str) -> "Group":
     parts += [Text(f"  warning: {each}", style="yellow") for each in _warnings(found, metrics)]
     parts += [_measures(metrics), _answers(chosen(found.answered)), _seconds(found.stages)]
     return Group(*parts)
+
+
+def print_comparison(compared: Mapping[str, Any]) -> None:
+    """Write which of several runs is better, and what each took (`several.comparison`)."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    for pair in compared["pairs"]:
+        console.print(Text(pair["sentence"], style="bold"))
+    table = Table(*(name for name, _ in _COMPARED), box=box.SIMPLE_HEAD)
+    for run in compared["runs"]:
+        table.add_row(*(figures.count(run[key]) for _, key in _COMPARED))
+    console.print(table)
+    for note in compared["notes"]:
+        console.print(Text(f"note: {note}"))
 
 
 def _warnings(found: Inputs, metrics: dict[str, Any]) -> list[str]:
