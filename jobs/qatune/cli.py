@@ -45,7 +45,7 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
-    from qatune.importing import check_engine
+    from qatune.importing import check_engine, check_trackers
     from qatune.recipe import load_values
     from qatune.store import artifacts
 
@@ -58,6 +58,7 @@ def run(recipe_name: str, store_uri: str, run_name: str | None, overrides: tuple
     artifacts.check_recipe(store, name, recipe)
     if not artifacts.is_complete(store, name, "generate", recipe):
         check_engine(recipe.generate.engine)  # before hours of training
+        check_trackers(recipe.train.report_to)
     ran, since = False, BEGAN
     for stage in stages:
         ran |= _run_stage(stage, store, name, recipe, since=since)
