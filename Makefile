@@ -97,10 +97,11 @@ TORCH_INDEX ?= $(if $(filter cpu,$(VARIANT)),https://download.pytorch.org/whl/cp
 CPU_BASE_IMAGE := docker.io/library/python:3.11.15-slim-bookworm
 BASE_IMAGE ?= $(if $(filter cpu,$(VARIANT)),$(CPU_BASE_IMAGE))
 BASE_ARGS = $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
+EXTRAS_ARGS = $(if $(EXTRAS),$(if $(filter-out generate,$*),--build-arg EXTRAS='$(EXTRAS)'))
 LABEL_ARGS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
 
 .PHONY: images
-images: $(IMAGES:%=images/%) ## build the images: VARIANT=cpu, REGISTRY=host/project, TAG=
+images: $(IMAGES:%=images/%) ## build the images: VARIANT=cpu, REGISTRY=host/project, TAG=, EXTRAS='mlflow wandb'
 
 .PHONY: images/dependencies $(IMAGES:%=images/%)
 images/dependencies:
@@ -112,7 +113,7 @@ images/base: images/dependencies
 images/preprocess images/train images/generate: images/%: images/dependencies
 	$(IMAGE_BUILD) $(IMAGE_PREFIX)$*:$(TAG) -f images/$*/Dockerfile \
 		--build-arg PARENT_IMAGE=$(IMAGE_PREFIX)dependencies:$(TAG) \
-		--build-arg TORCH_INDEX=$(TORCH_INDEX) $(LABEL_ARGS) .
+		--build-arg TORCH_INDEX=$(TORCH_INDEX) $(EXTRAS_ARGS) $(LABEL_ARGS) .
 
 .PHONY: pin
 pin: setup ## write the digests of the base images where their tags stand; with REGISTRY= print those of pushed images

@@ -21,6 +21,7 @@ from qatune.options import (
     stage_options,
     store_option,
 )
+from qatune.report.commands import report
 from qatune.store import commands as store_commands
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(
     from pathlib import Path
 
     from qatune.execution.sandboxes import look_ahead
-    from qatune.importing import check_engine
+    from qatune.importing import check_engine, check_trackers
     from qatune.recipe import load_values
     from qatune.store import artifacts
 
@@ -69,6 +70,7 @@ def run(
     artifacts.check_recipe(store, name, recipe)
     if not artifacts.is_complete(store, name, "generate", recipe):
         check_engine(recipe.generate.engine)  # before hours of training
+        check_trackers(recipe.train.report_to)
     if not artifacts.is_complete(store, name, "evaluate", recipe):
         look_ahead(sandbox, recipe)
     ran, since = False, BEGAN
@@ -223,20 +225,6 @@ def generate(
 
 @cli.command()
 @run_argument
-@store_option
-@click.option("--output", default="report.html", show_default=True, help="File to write.")
-def report(run_name: str, store_uri: str, output: str) -> None:
-    """Write the page of RUN: one file that works offline."""
-    from pathlib import Path
-
-    from qatune.report.page import write_report
-
-    write_report(_store(store_uri), run_name, Path(output))
-    click.echo(output)
-
-
-@cli.command()
-@run_argument
 @click.argument("question", required=False)
 @store_option
 def ask(run_name: str, question: str | None, store_uri: str) -> None:
@@ -246,6 +234,7 @@ def ask(run_name: str, question: str | None, store_uri: str) -> None:
     import_stage("ask").answer(_store(store_uri), run_name, question)
 
 
+cli.add_command(report)
 cli.add_command(cluster_commands.coordinate)
 cli.add_command(cluster_commands.explain)
 cli.add_command(cluster_commands.status)

@@ -176,6 +176,9 @@ class Train(Section):
     save_steps: Whole = Field(20, gt=0)
     save_total_limit: Whole = Field(2, gt=0)
     """Checkpoints kept; an older one goes only after a newer one is complete."""
+    report_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Where the curves are shown, too, while they come: found by the service's own variables, as
+    `MLFLOW_TRACKING_URI` and `WANDB_API_KEY`."""
     seed: Seed = 42
 
 

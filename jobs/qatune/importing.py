@@ -4,7 +4,7 @@ import gc
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -35,6 +35,16 @@ def check_engine(engine: str) -> None:
             f"recipe.generate.engine: {engine} is not installed; install qatune[{engine}] "
             "or set engine to continuous"
         )
+
+
+def check_trackers(report_to: Sequence[str]) -> None:
+    """Raise BadRecipeError if `train.report_to` names a library that is not installed."""
+    for tracker in report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise BadRecipeError(
+                f"recipe.train.report_to: {tracker} is not installed; install qatune[{tracker}] "
+                "or take it out"
+            )
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def validate(fields: Mapping[str, Any]) -> Recipe:
 
 def _refuse_unwritable(recipe: Recipe) -> None:
     """Raise BadRecipeError for half a surrogate pair, or a number of thousands of digits."""
-    for name, value in _leaves(recipe.model_dump(mode="json")):
+    for name, value in leaves(recipe.model_dump(mode="json")):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except ValueError as error:
@@ -94,7 +94,7 @@ def parse(text: bytes, where: str) -> Recipe:
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     """Name each field in which two recipes differ: `train.seed: 1 there, 2 here`."""
-    left, right = dict(_leaves(ours.model_dump())), dict(_leaves(theirs.model_dump()))
+    left, right = dict(leaves(ours.model_dump())), dict(leaves(theirs.model_dump()))
     return [
         f"{name}: {left.get(name)!r} there, {right.get(name)!r} here"
         for name in left | right
@@ -102,10 +102,11 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     ]
 
 
-def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Return each field by its whole name: `train.lora.r`, 16."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

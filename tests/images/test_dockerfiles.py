@@ -140,6 +140,15 @@ def test_the_cpu_variant_differs_by_arguments_alone(tools):
     assert sum("BASE_IMAGE=docker.io/library/python:3.11" in line for line in cpu) == 2
 
 
+def test_trackers_come_into_the_images_of_what_reports_to_them(tools):
+    lines = dry(tools("podman"), "EXTRAS=mlflow wandb")
+    said = [line for line in lines if "--build-arg EXTRAS='mlflow wandb' " in line]
+    assert [re.search(r"--tag qatune-(\w+)", line)[1] for line in said] == ["preprocess", "train"]
+    for name in ("preprocess", "train"):  # evaluate runs in the first
+        text = (ROOT / "images" / name / "Dockerfile").read_text()
+        assert re.search(r"^RUN .*/install-dependencies [a-z ]*\$\{EXTRAS\}$", text, re.MULTILINE)
+
+
 def test_another_builder_is_asked_in_the_same_way(tools):
     lines = dry(tools(), "IMAGE_BUILD=my build", "BASE_IMAGE=mine:1", "VARIANT=cpu", "TORCH_INDEX=")
     assert all(line.startswith("my build qatune-") for line in lines)

@@ -142,6 +142,18 @@ def test_lengths_are_measured_before_the_limit(rows_csv, gpt2):
     assert store.read("runs/r/preprocess/lengths.svg").startswith(b"<?xml")
 
 
+@pytest.mark.parametrize(("method", "both"), [("group", 0), ("shuffle", 10)])
+def test_questions_on_both_sides_are_counted_and_told_of(tmp_path, gpt2, capfd, method, both):
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = [[f"{' ' * (n % 2)}WHAT is {n % 4}?", f"It is {n}."] for n in range(40)]
+        csv.writer(file).writerows([["question", "answer"], *rows])
+    store = preprocessed(path, gpt2, split={"method": method, "test_size": 10})
+    assert manifest(store).counters["questions_on_both_sides"] == both
+    said = "10 of 10 held-out questions stand in the training rows, too: the held-out loss flatters"
+    assert (said in capfd.readouterr().err) == bool(both)
+
+
 @pytest.mark.parametrize("method", ["group", "shuffle"])
 def test_sides_share_no_row(rows_csv, gpt2, method):
     store = preprocessed(rows_csv, gpt2, split={"method": method, "test_size": 0.25})

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 from tests.support import finished_run as made
+from tests.support.qatune_command import qatune
 
 from qatune.data.records import FailedRow
 from qatune.errors import MissingInputError, UsageError
 from qatune.report import several
+from qatune.store.folder import FolderStore
 from qatune.store.memory import MemoryStore
 
 
@@ -91,3 +93,19 @@ def test_runs_of_other_rows_are_refused(two, change, message):
 def test_a_run_named_twice_is_refused(two):
     with pytest.raises(UsageError, match="named twice"):
         several.comparison(two, ["one", "one"])
+
+
+def test_the_command_writes_one_page_and_says_the_verdict(tmp_path):
+    store = FolderStore(str(tmp_path / "store"))
+    rows = made.answered(30)
+    made.finished(rows, store=store, name="one")
+    made.finished([shifted(row, -0.3) for row in rows], store=store, name="other")
+    page = tmp_path / "both.html"
+    done = qatune("report", "one", "other", "--store", store.uri, "--output", page)
+    assert done.returncode == 0, done.stderr
+    assert "other is better than one: bits per byte" in done.stdout
+    content = page.read_text(encoding="utf-8")
+    assert "other is better than one" in content
+    done = qatune("report", "one", "none", "--store", store.uri, "--output", page)
+    assert done.returncode == 66
+    assert "no run 'none'" in done.stderr

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qatune.config import Split
-from qatune.data.splits import group_hash, held_out
+from qatune.data.splits import group_hash, held_out, on_both_sides
 from qatune.errors import BadDataError
 
 
@@ -107,3 +107,14 @@ def test_dividing_a_million_rows_takes_eleven_bytes_a_row():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 11 * rows
+
+
+@given(st.lists(words, min_size=2), st.data())
+def test_questions_on_both_sides_are_the_held_out_ones_that_are_trained_on(questions, data):
+    mask = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(questions), max_size=len(questions)))
+    )
+    normal = [" ".join(question.casefold().split()) for question in questions]
+    trained = {one for one, out in zip(normal, mask, strict=True) if not out}
+    expected = sum(one in trained for one, out in zip(normal, mask, strict=True) if out)
+    assert on_both_sides([group_hash(question, 42) for question in questions], mask) == expected

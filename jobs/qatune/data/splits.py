@@ -30,6 +30,20 @@ def held_out(split: Split, rows: int, groups: Sequence[int] | Any) -> Any:
     return _grouped(np.asarray(groups, dtype=np.uint64), asked)
 
 
+def on_both_sides(groups: Sequence[int] | Any, mask: Any) -> int:
+    """Count the held-out rows (`mask`) whose question, by its `group_hash`, is trained on, too."""
+    hashes = np.asarray(groups, dtype=np.uint64)
+    return int(np.isin(hashes[mask], hashes[~mask]).sum())
+
+
+def both_sides(count: int, held_out: int) -> str:
+    """Say what `on_both_sides` has counted."""
+    return (
+        f"{count:,} of {held_out:,} held-out questions stand in the training rows, too: the "
+        "held-out loss flatters. data.split.method: group keeps them apart"
+    )
+
+
 def _asked(split: Split, rows: int) -> int:
     """Return the number of rows to hold out, rounded as datasets does."""
     size = split.test_size

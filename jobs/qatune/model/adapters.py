@@ -104,6 +104,21 @@ def in_float32(model: PeftModel) -> PeftModel:
     return model
 
 
+def is_finite(model: PeftModel) -> bool:
+    """Tell whether all that is trained are numbers."""
+    sums = [parameter.detach().sum() for parameter in model.parameters() if parameter.requires_grad]
+    return bool(torch.stack(sums).isfinite().all())
+
+
+def changes_something(model: PeftModel) -> bool:
+    """Tell whether the adapter adds anything: its second factor begins as zeros."""
+    return any(
+        bool(parameter.detach().any())
+        for name, parameter in model.named_parameters()
+        if "lora_B" in name
+    )
+
+
 def save_weights(model: PeftModel, folder: Path) -> None:
     """Write the adapter's weights; equal weights give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)

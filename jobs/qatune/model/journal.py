@@ -2,14 +2,18 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qatune.data.learning import not_a_number
 from qatune.errors import BadRecipeError
 from qatune.importing import absent
+
+Reader = Callable[[list[dict[str, Any]]], None]
 
 
 class Journal:
@@ -17,6 +21,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.readers: list[Reader] = []
+        """They hear of each line as it is written."""
         self._waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def step(
@@ -27,7 +33,10 @@ class Journal:
         self._waiting.append(({"step": step, "epoch": epoch, "learning_rate": rate}, figures))
 
     def heldout(self, step: int, loss: float, tokens: int) -> None:
+        """Write a measurement. Raises BadRecipeError for one that is not a number."""
         self.flush()
+        if not math.isfinite(loss):
+            raise BadRecipeError(not_a_number("held-out loss", step, loss))
         self._append([{"step": step, "heldout_loss": loss, "heldout_tokens": tokens}])
 
     def has_heldout(self, step: int) -> bool:
@@ -44,10 +53,7 @@ class Journal:
         lines = []
         for (known, _), (loss, tokens, norm) in zip(self._waiting, figures, strict=True):
             if not math.isfinite(loss):
-                raise BadRecipeError(
-                    f"training diverged at step {known['step']}: its loss is {loss}; lower "
-                    "train.learning_rate, or set model.dtype to float32"
-                )
+                raise BadRecipeError(not_a_number("loss", known["step"], loss))
             line = {"step": known["step"], "epoch": known["epoch"], "loss": loss}
             line |= {"tokens": int(tokens), "learning_rate": known["learning_rate"]}
             # In float16 a gradient may overflow: that step is skipped and the scale lowered.
@@ -64,7 +70,9 @@ class Journal:
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        for reader in self.readers:
+            reader(lines)
 
 
 def write_tensorboard(lines: list[dict[str, Any]], folder: Path) -> Path:

@@ -11,10 +11,11 @@ import torch
 from transformers import TrainerCallback
 
 from qatune import config, log
-from qatune.errors import QatuneError
+from qatune.data.learning import not_a_number
+from qatune.errors import BadRecipeError, QatuneError
 from qatune.interruption import Interruption
 from qatune.log import Progress
-from qatune.model import scoring
+from qatune.model import adapters, scoring
 from qatune.model.distributed import Peers
 from qatune.model.journal import Journal
 from qatune.model.uploads import Saved, Uploads
@@ -132,12 +133,24 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # untyped library
         )
         last = step >= state.max_steps
         loss = self._journal.flush() if last or step % self._train.logging_steps == 0 else None
+        if loss is not None or step % self._train.save_steps == 0:
+            self._refuse_lost(model, step)
         self._progress.advance(1, **({} if loss is None else {"loss": loss}))
         self.measure(model, step)
         if self._asked_to_stop():
+            self._refuse_lost(model, step)
             control.should_training_stop = True
             control.should_save = self._peers.first
         self._save_began = time.monotonic()
+
+    def _refuse_lost(self, model: Any, step: int) -> None:
+        """Stop before an adapter that is no numbers any more is saved in the place of a good one.
+
+        Raises BadRecipeError, in all processes alike.
+        """
+        self._journal.flush()
+        if not adapters.is_finite(model):
+            raise BadRecipeError(not_a_number("adapter", step))
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was; tell the others how far the store is."""

@@ -18,7 +18,7 @@ from qatune.store.objects import fetch
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Columns input_ids and answer_start of all training rows, and the held-out ones."""
+    """Columns id, input_ids and answer_start of all training rows, and the held-out ones."""
 
     train: pa.Table
     lengths: np.ndarray
@@ -55,7 +55,11 @@ def _read_rows(stage: StageRun, prefix: str, folder: Path) -> pa.Table:
     """Fetch and verify the parquet parts of one side of the split."""
     refs = stage.parent("preprocess").outputs_like(".parquet", prefix)
     stage.used(refs)
-    columns = {"input_ids": pa.list_(pa.int32()), "answer_start": pa.int32()}
+    columns = {
+        "id": pa.string(),
+        "input_ids": pa.list_(pa.int32()),
+        "answer_start": pa.int32(),
+    }
     tables = [pa.schema(columns).empty_table()]
     for ref in refs:
         path = fetch(stage.store, ref, folder / "rows" / ref.key.rsplit("/", 1)[-1])

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qatune.errors import MissingInputError
+
 _TEMPLATES = Path(__file__).with_name("templates")
 # What could end the script element, or a line of it, inside a string of JSON.
 _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -52,3 +54,11 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def write(path: Path, page: bytes) -> None:
+    """Write a page where the user wants it; raise MissingInputError where that is no place."""
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; choose another --output") from error

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from qatune.errors import MissingInputError
 from qatune.report import charts, compared, drawing, embedding, figures, html, inputs, words
 from qatune.report.inputs import Inputs
 from qatune.store import artifacts
@@ -22,11 +21,7 @@ def write_report(store: Store, run: str, path: Path) -> None:
     """Write the page of a finished run anew; raise MissingInputError if it is not finished."""
     metrics = inputs.metrics(store, run)
     found = inputs.load(store, run, artifacts.bound_recipe(store, run))
-    page = render(found, metrics, inputs.measured(store, run))
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; choose another --output") from error
+    html.write(path, render(found, metrics, inputs.measured(store, run)))
 
 
 def render(found: Inputs, metrics: dict[str, Any], rows: pa.Table) -> bytes:

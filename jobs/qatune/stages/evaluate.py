@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from qatune import log, scratch
+from qatune import log, scratch, tracking
 from qatune.data.records import ExecutedRow
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
@@ -44,6 +44,7 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
     stage.create("metrics.json", (result.model_dump_json(indent=1) + "\n").encode())
     stage.create("report.html", page)
     _count(stage, result)
+    _track(stage, found, result)
     stage.finish()
     log.get().info("evaluated", verdict=result.verdict.sentence, rows=result.rows)
 
@@ -79,6 +80,14 @@ def _written(rows: pa.Table, folder: Path) -> Path:
     path = folder / inputs.ROWS
     parquet.write_table(rows, path, compression="zstd")
     return path
+
+
+def _track(stage: StageRun, found: Inputs, result: Metrics) -> None:
+    """Send the measures to where training sent its curves, if it did."""
+    if "train" in found.stages and stage.recipe.train.report_to:
+        rows, measures = found.digests["preprocess"], result.model_dump()
+        for text in tracking.report_metrics(stage.recipe, stage.run, rows, measures):
+            stage.note(text)
 
 
 def _count(stage: StageRun, result: Metrics) -> None:

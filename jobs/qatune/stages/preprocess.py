@@ -52,7 +52,7 @@ def run(stage: StageRun) -> None:
             work = _read_and_tokenize(stage, sources, tokenizer, holds, folder)
             held_out = splits.held_out(data.split, work.kept, work.groups)
         _save(stage, work, held_out, folder)
-    _count(stage, work, int(held_out.sum()))
+    _count(stage, work, held_out)
     stage.finish()
 
 
@@ -220,9 +220,8 @@ def _take_account(done: _Tokenized, data: Data, work: _Work) -> None:
     work.characters.add(done.batch.too_long)
     work.kept += len(done.kept)
     work.ids += int(done.lengths[done.kept].sum())
-    if data.split.method == "group":
-        seed, kept = data.split.seed, (candidates[index].source for index in done.kept)
-        work.groups.extend(splits.group_hash(row.question, seed) for row in kept)
+    seed, kept = data.split.seed, (candidates[index].source for index in done.kept)
+    work.groups.extend(splits.group_hash(row.question, seed) for row in kept)
 
 
 def _refuse_nothing(work: _Work, data: Data) -> None:
@@ -252,17 +251,23 @@ def _save(stage: StageRun, work: _Work, held_out: Any, folder: Path) -> None:
     stage.create("lengths.svg", lengths.picture(summary))
 
 
-def _count(stage: StageRun, work: _Work, test: int) -> None:
+def _count(stage: StageRun, work: _Work, held_out: Any) -> None:
+    test = int(held_out.sum())
+    grouped = stage.recipe.data.split.method == "group"
+    both = 0 if grouped else splits.on_both_sides(work.groups, held_out)
     stage.used(work.inputs)
     stage.counters.update(
         rows_read=work.read,
         rows_kept=work.kept,
         rows_train=work.kept - test,
         rows_test=test,
+        questions_on_both_sides=both,
         **{f"rejected_{reason}": count for reason, count in sorted(work.rejected.items())},
         tokens=work.ids,
         bytes_read=sum(ref.size for ref in work.inputs),
     )
     log.get().info("rows divided", train=work.kept - test, test=test, tokens=work.ids)
+    if both:
+        log.get().warning(splits.both_sides(both, test))
     for reason, count in work.rejected.most_common():
         log.get().info("rows rejected", reason=reason, rows=count)

@@ -19,8 +19,18 @@ from qatune.errors import (
     QatuneError,
     UnavailableError,
 )
+from qatune.importing import check_trackers
 from qatune.launch import Place
-from qatune.model import adapters, card, checks, devices, flops, sharding, trainer, training_rows
+from qatune.model import (
+    adapters,
+    card,
+    checks,
+    devices,
+    flops,
+    sharding,
+    trainer,
+    training_rows,
+)
 from qatune.model.attention import attend_by_rows
 from qatune.model.configs import load_config
 from qatune.model.distributed import LostPeerError, Peers, join
@@ -28,6 +38,7 @@ from qatune.model.flops import Work
 from qatune.model.journal import Journal, write_tensorboard
 from qatune.model.loading import LoadedModel, load_model, prepare_process
 from qatune.model.recorder import METRICS, Recorder
+from qatune.model.supervision import Supervision
 from qatune.model.training_rows import TrainingRows
 from qatune.model.uploads import Saved, uploading
 from qatune.store import checkpoints, sources
@@ -37,6 +48,7 @@ from qatune.store.heartbeats import earlier_heartbeat, lost_seconds
 
 def run(stage: StageRun, place: Place | None = None) -> None:
     """Train; as one of several processes if `place` says so. The first of them writes."""
+    check_trackers(stage.recipe.train.report_to)
     prepare_process()
     saved = Saved()
     with _losses_explained(saved):
@@ -82,11 +94,13 @@ def _run(stage: StageRun, peers: Peers, saved: Saved) -> None:
         _describe_model(stage, loaded, model)
         journal = Journal(folder / METRICS)
         task = _Task(stage, peers, saved, rows, journal, folder)
-        _train(task, model, loaded)
+        supervision = Supervision(stage, journal, task.steps, first=peers.first)
+        _train(task, model, loaded, supervision)
         if not peers.first:
             return
         _count(task)
         _write_outputs(stage, model, loaded, base=base, journal=journal, folder=folder)
+        supervision.conclude(model)
     stage.finish()
 
 
@@ -152,12 +166,13 @@ class _Task:
         return f"{recipe.digest(self.stage.recipe)} {self.stage.upstream['preprocess'][1]}"
 
 
-def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
+def _train(task: _Task, model: Any, loaded: LoadedModel, supervision: Supervision) -> None:
     """Train to the last step; raise InterruptedRunError if a signal came before it."""
     steps, saved = task.steps, task.saved
     resumed = _resumed(task)
     start = saved.start
     with (
+        supervision.following(),
         interruption.watched() as stop,
         _progress(task) as progress,
         uploading(partial(_send, task), saved) as uploads,
@@ -178,6 +193,7 @@ def _train(task: _Task, model: Any, loaded: LoadedModel) -> None:
         )
         taught = _trainer(task, model, loaded, recorder)
         recorder.trainer = taught
+        supervision.check(task.rows, taught.data_collator, loaded.tokenizer)
         progress.skip(start)
         began = time.monotonic()
         if resumed is not None and start >= steps:
