@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from selenium.webdriver.support.wait import WebDriverWait
 from tests.support.browser import chromium
 
 
@@ -8,6 +9,12 @@ from tests.support.browser import chromium
 def browser(tmp_path_factory):
     with chromium(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+def rows_are_read(page):
+    """Tell whether the page shows its rows, if it has some."""
+    script = "return document.getElementById('count')?.textContent !== ''"
+    return page.execute_script(script)
 
 
 @pytest.fixture
@@ -22,6 +29,7 @@ def show(browser, tmp_path):
         browser.get_log("browser")
         browser.get_log("performance")
         browser.get(path.as_uri())
+        WebDriverWait(browser, 20, poll_frequency=0.02).until(rows_are_read)
         return browser
 
     yield show

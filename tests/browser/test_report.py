@@ -108,6 +108,23 @@ def test_cut_answers_stand_apart_and_are_not_called_worse(page):
     assert "69 only the base's cut off" in page.find_element(By.ID, "numbers").text
 
 
+def test_cut_answers_are_explained_where_all_are_cut(show):
+    finish = dict.fromkeys(("both_finished", "base_truncated", "adapter_truncated"), 0)
+    none = {"rows": 0, "measures": {}}
+    page = show(
+        made_report.page(
+            made.answered(4),
+            metrics_=made_report.metrics(
+                4,
+                finish=finish | {"both_truncated": 4},
+                apart={"finished": none, "truncated": {"rows": 4, "measures": {}}},
+            ),
+        )
+    )
+    assert "not a worse answer" in page.find_element(By.ID, "numbers").text
+    assert texts(page, "th[scope=colgroup]") == []
+
+
 def test_tables_of_executed_code_corpora_and_near_duplicates(page):
     shown = page.find_element(By.CSS_SELECTOR, ".beside").text
     assert "by the adapter alone 8" in shown

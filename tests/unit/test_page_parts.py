@@ -1,4 +1,8 @@
+import base64
+import json
 import math
+import re
+import zlib
 
 import pytest
 from tests.support import finished_run as made
@@ -72,8 +76,11 @@ def test_a_loss_that_is_no_number_is_none():
     assert "loss" not in embedding.columns(table, ())["base"]
 
 
-def test_embedded_text_cannot_end_its_element():
-    assert "<" not in html.embedded({"text": made.HOSTILE})
+def test_packed_rows_are_the_rows_and_no_html():
+    packed = html.packed({"text": made.HOSTILE, "lone": "\ud800"})
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed)
+    read = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert read == {"text": made.HOSTILE, "lone": "?"}
 
 
 @pytest.mark.parametrize("mark", ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>\n"])

@@ -33,7 +33,7 @@ def render(found: Inputs, metrics: dict[str, Any], rows: pa.Table) -> bytes:
         **_measured(metrics),
         **_made(found),
         has_expected="expected" in data,
-        data=html.embedded(data),
+        data=html.packed(data),
     )
 
 
@@ -47,6 +47,7 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
         "corpus": compared.corpus(metrics["corpus"]),
         "outcomes": _outcomes(metrics["execution"]),
         "finish": words.finish(metrics["finish"]),
+        "cut": any(rows for kind, rows in (metrics["finish"] or {}).items() if "truncated" in kind),
     }
 
 
