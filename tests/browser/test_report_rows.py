@@ -159,6 +159,12 @@ def test_words_that_are_missing_are_marked_in_the_expected_answer(show):
     assert texts(page, "article ins") == ["four"]
 
 
+def test_marks_leave_indentation_alone(show):
+    page = show(made_report.page([one("x", "if a:\n    return b", "z")], ()))
+    assert texts(page, "article .sides > :nth-child(2) ins") == ["if a:", "return b"]
+    assert texts(page, ".text.code") == ["if a:\n    return b"]
+
+
 def test_marks_do_not_depend_on_colour_alone(page):
     lines = page.execute_script(
         "return ['ins', 'del'].map(tag => document.querySelector(`article ${tag}`))"

@@ -47,7 +47,6 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
         "corpus": compared.corpus(metrics["corpus"]),
         "outcomes": _outcomes(metrics["execution"]),
         "finish": words.finish(metrics["finish"]),
-        "cut": any(rows for kind, rows in (metrics["finish"] or {}).items() if "truncated" in kind),
     }
 
 

@@ -46,17 +46,12 @@ def not_numbers(steps: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def finish(found: Mapping[str, int] | None) -> str:
-    """Say how many answers were cut off, and whose."""
-    if not found:
+    """Say how many answers were cut off, and whose; nothing where none was."""
+    if found is None or not any(rows for kind, rows in found.items() if "truncated" in kind):
         return ""
-    parts = [
-        f"{found[key]:,} {said}"
-        for key, said in (
-            ("both_finished", "rows have both answers finished"),
-            ("base_truncated", "only the base's cut off"),
-            ("adapter_truncated", "only the adapter's cut off"),
-            ("both_truncated", "both cut off"),
-        )
-        if found.get(key)
-    ]
-    return "; ".join(parts) + "." if parts else ""
+    return (
+        f"Both answers are finished in {found['both_finished']:,} rows; "
+        f"the base's alone is cut off in {found['base_truncated']:,}, "
+        f"the adapter's alone in {found['adapter_truncated']:,}, "
+        f"both in {found['both_truncated']:,}."
+    )

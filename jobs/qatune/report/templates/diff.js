@@ -72,8 +72,8 @@ const compareWords = (() => {
         continue;
       }
       const differs = Boolean(marks[word++]);
-      // White space between two differing words is no gap between them.
-      add(space, differs && found.at(-1)?.[1] === true);
+      // White space between two differing words is no gap between them, but a new line is.
+      add(space, differs && found.at(-1)?.[1] === true && !space.includes("\n"));
       space = "";
       add(token, differs);
     }

@@ -20,6 +20,8 @@
   const plain = (text) => text.replaceAll("\u0000", "\u2400");
   // Without the blank lines around it; the first line keeps its indentation.
   const trimmed = (text) => plain(text).replace(/^(?:[^\S\n]*\n)+/, "").trimEnd();
+  // Whatever the language: some line is indented, or opens a block.
+  const isCode = (text) => /^(?:[ \t]+\S|```)/m.test(text);
   const titles = { base: "Base", adapter: "Adapter" };
 
   const shown = ([column, , places], value) => {
@@ -64,7 +66,7 @@
   };
   const body = (text, pieces, tag) => {
     const marked = pieces?.map(([piece, differs]) => (differs ? make(tag, "", piece) : piece));
-    const node = make("div", "text", ...(marked ?? [text || "(nothing)"]));
+    const node = make("div", isCode(text) ? "text code" : "text", ...(marked ?? [text || "(nothing)"]));
     node.dir = "auto";
     return node;
   };
