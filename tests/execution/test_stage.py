@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -136,6 +138,29 @@ def test_a_start_after_an_interruption_goes_on_behind_what_is_settled(monkeypatc
     # A third start opens no sandbox at all.
     monkeypatch.setattr(execution, "open_sandbox", None)
     assert execute(stage.anew(), answers, "bubblewrap") == found
+
+
+class StoppedError(BaseException):
+    """As SIGTERM raises."""
+
+
+def test_a_stop_does_not_wait_for_what_runs(monkeypatch):
+    free = threading.Event()
+
+    class Slow(Counting):
+        def run(self, program, limits):
+            if program.code == "x = 0":
+                raise StoppedError
+            free.wait(60)
+            return super().run(program, limits)
+
+    rows, answers = many(2)
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: Slow())
+    since = time.monotonic()
+    with pytest.raises(StoppedError):
+        execute(prepared(rows), answers, "bubblewrap")
+    assert time.monotonic() - since < 10
+    free.set()
 
 
 def test_what_another_worker_has_settled_counts(monkeypatch):
