@@ -6,7 +6,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tests.support.cluster import stage_job
-from tests.support.coordinating import connected, in_process, note
+from tests.support.coordinating import (
+    KilledError,
+    Mortal,
+    connected,
+    in_process,
+    note,
+    play_controller,
+)
 
 from qatune.cluster import coordinator
 from qatune.cluster.coordinator import StageFailedError
@@ -114,3 +121,32 @@ def test_a_sandbox_that_is_gone_holds_nobody_up(space, coordinated):
     space.delete("job", "gone-execute")
     ours.coordinate()
     assert over(space, "gone-evaluate")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_any_request_it_releases_once_and_ends_the_sandbox(
+    space, deploy, finished_store, monkeypatch, moment
+):
+    """This test plays the controller: the sandbox's Job is complete once it was told to end."""
+    release, told, seen = f"kills-{moment}", [], {}
+    made = [stage_job(name, release=release, managedBy="example.com/nobody") for name in NAMES]
+    api = connected(deploy(release, *made), monkeypatch)
+    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.0)
+    number, over = 1, False
+    with listening(told.append) as url:
+        while not over:
+            try:
+                mortal = Mortal(api, number, moment)
+                in_process(mortal, finished_store, release, NAMES, sandbox=url).coordinate()
+                over = True
+            except KilledError:
+                number += 1
+            for job in space.get("jobs", selector=f"app.kubernetes.io/instance={release}"):
+                at = job["metadata"].get("annotations", {}).get("qatune/released-at")
+                found = (at, job["metadata"]["generation"])
+                assert not at or seen.setdefault(job["metadata"]["name"], found) == found
+                if told or job["metadata"]["name"].endswith("evaluate"):
+                    play_controller(space, job)
+    assert len(seen) == 2
+    assert number > 4
+    assert set(told) == {"/end"}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qatune.cluster.jobs import RELEASED
+from qatune.cluster.jobs import RELEASED, SANDBOX
 from qatune.errors import MissingInputError, QatuneError, UsageError
 from qatune.options import run_argument, run_option, store_option
 
@@ -59,6 +59,8 @@ def coordinate(
     from qatune.cluster.coordinator import Coordinator
     from qatune.store.opening import open_store
 
+    if (sandbox is None) != (SANDBOX not in names):
+        raise UsageError("--sandbox is where the Job of --job execute=... is reached: give both")
     ours, store = recipe.load(recipe_name), open_store(store_uri)
     Coordinator(
         connect(namespace), store, run_name, ours, names, name, queue=queue, sandbox=sandbox

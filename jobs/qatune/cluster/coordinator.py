@@ -26,7 +26,7 @@ from qatune.errors import (
     QatuneError,
     UnavailableError,
 )
-from qatune.execution import remote
+from qatune.execution import ending
 from qatune.store import artifacts, shards
 from qatune.store.objects import Store
 
@@ -183,7 +183,7 @@ class Coordinator:
         if job.unreleased or job.set_back:
             self._release(job)
         else:
-            remote.end(self.sandbox)
+            ending.end(self.sandbox)
         return False
 
     def _read(self, stage: str) -> StageJob:
@@ -241,7 +241,7 @@ class Coordinator:
                 if time.monotonic() > until:
                     self.cluster.patch_job(job.name, {"spec": {"suspend": True}})
                     return
-                remote.end(url)
+                ending.end(url)
                 time.sleep(POLL_SECONDS)
                 job = self._read(jobs.SANDBOX)
 
