@@ -63,7 +63,7 @@ crash: setup ## kill every stage at every call of its store, and more: up to 40 
 ON_IMAGES = $(if $(REGISTRY),QATUNE_E2E_IMAGES=$(REGISTRY)/:$(TAG))
 
 # The first one builds the images.
-E2E := readme recipes training failures kills
+E2E := readme recipes training failures kills execution
 
 .PHONY: e2e
 e2e: setup ## the README's cluster section, and what may go wrong, on a real cluster: VARIANT=cpu REGISTRY=

@@ -163,19 +163,32 @@ class Stage(Pod):
     """Failures that are retried, of each shard in generate. Interruptions do not count."""
 
 
+class Sandbox(Pod):
+    """The pod that answers are run in, two at a time. It is there where the recipe names tests."""
+
+    runtime_class_name: ObjectName | None = None
+    """As gVisor's or Kata's, for answers that may be hostile."""
+    backoff_limit: Whole = Field(20, ge=0)
+    """Ends that are made good by another pod."""
+
+
 def _stage(cpu: str, memory: str, limit: str, **fields: Any) -> Stage:
     resources = Resources(requests={"cpu": cpu, "memory": memory}, limits={"memory": limit})
     return Stage(resources=resources, **fields)
 
 
 class Stages(KubernetesSection):
-    """The four stages, and the coordinator that releases one after the other."""
+    """The four stages, evaluate's sandbox, and the coordinator that releases them in order."""
 
     preprocess: Stage = _stage("2", "4Gi", "8Gi")
     train: Stage = _stage(
         "4", "16Gi", "32Gi", gpu=Gpu(count=1), shmSize="1Gi", terminationGracePeriodSeconds=300
     )
     generate: Stage = _stage("4", "16Gi", "32Gi", gpu=Gpu(count=1))
+    execute: Sandbox = Sandbox(
+        resources=Resources(requests={"cpu": "1", "memory": "1536Mi"}, limits={"memory": "1536Mi"}),
+        terminationGracePeriodSeconds=15,
+    )
     evaluate: Stage = _stage("1", "2Gi", "8Gi")
     coordinator: Pod = Pod(
         resources=Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"memory": "256Mi"}),

@@ -6,7 +6,15 @@ import time
 
 import pytest
 from tests.support.cluster import STAGES, stage_job
-from tests.support.coordinating import connected, ended, in_process, note, play_controller
+from tests.support.coordinating import (
+    KilledError,
+    Mortal,
+    connected,
+    ended,
+    in_process,
+    note,
+    play_controller,
+)
 
 from qatune.cluster import client, coordinator, patience
 from qatune.cluster.coordinator import StageFailedError
@@ -34,31 +42,6 @@ def test_killed_over_and_over_it_releases_each_job_once(space, deploy, command):
     assert kills >= 3
     pods = space.get("pods", selector="app.kubernetes.io/instance=killed")
     assert len(pods) == len(stages)
-
-
-class KilledError(BaseException):
-    """As SIGKILL: nothing handles it."""
-
-
-class Mortal:
-    """A cluster whose caller dies before or after the request of a certain number."""
-
-    def __init__(self, api, number, moment):
-        self._api, self._left, self._moment = api, number, moment
-
-    def __getattr__(self, name):
-        call = getattr(self._api, name)
-
-        def counted(*arguments):
-            self._left -= 1
-            if self._left == 0 and self._moment == "before":
-                raise KilledError
-            answer = call(*arguments)
-            if self._left == 0 and self._moment == "after":
-                raise KilledError
-            return answer
-
-        return counted
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -14,6 +14,7 @@ from tests.support.made import (
     COMPLETE,
     COORDINATOR,
     DONE,
+    LOST,
     NOW,
     RELEASED,
     RUNNING,
@@ -29,6 +30,8 @@ from qatune.cluster.jobs import Condition
 
 UPGRADE = "helm upgrade demo CHART --namespace ml --reset-then-reuse-values"
 FINISHED = [a_job(stage, complete=DONE, suspended=False) for stage in STAGES]
+EVALUATE = a_job("evaluate", suspended=False, **RELEASED)
+SANDBOX = a_job("execute", suspended=False, **RELEASED)
 OVER = Condition("PodFailurePolicy", "", NOW)
 SENTENCES = {
     "all complete": (
@@ -37,6 +40,47 @@ SENTENCES = {
             r"finished is complete since 2026-03-01 .+; the report lies at "
             r"s3://bucket/team/runs/finished/evaluate/report.html"
         ),
+    ),
+    "evaluate waits for its sandbox": (
+        a_run(
+            *FINISHED[:3],
+            EVALUATE,
+            pods=[
+                AT_WORK,
+                a_pod("evaluate", running_since=NOW, node="cpu-1"),
+                a_pod("execute", phase="Pending", unschedulable="0/3 nodes are available: 3 full."),
+            ],
+            coordinator=COORDINATOR,
+            sandbox=SANDBOX,
+        ),
+        (
+            r"evaluate is running on cpu-1 since .+; its sandbox: execute waits for .+; the "
+            r"scheduler says: 0/3 nodes are available: 3 full"
+        ),
+    ),
+    "evaluate has its sandbox": (
+        a_run(
+            *FINISHED[:3],
+            EVALUATE,
+            pods=[
+                AT_WORK,
+                a_pod("evaluate", running_since=NOW, node="cpu-1"),
+                a_pod("execute", running_since=NOW, node="cpu-2"),
+            ],
+            coordinator=COORDINATOR,
+            sandbox=SANDBOX,
+        ),
+        r"evaluate is running on cpu-1 since [^;]+",
+    ),
+    "the sandbox has failed": (
+        a_run(
+            *FINISHED[:3],
+            EVALUATE,
+            pods=[AT_WORK, a_pod("evaluate", running_since=NOW, node="cpu-1")],
+            coordinator=COORDINATOR,
+            sandbox=replace(SANDBOX, failure=LOST.failure, failed=21),
+        ),
+        r"evaluate is running on cpu-1 since .+; its sandbox is gone: execute failed .+",
     ),
     "about to be released": (
         a_run(COMPLETE, a_job("train"), pods=[AT_WORK], coordinator=COORDINATOR),

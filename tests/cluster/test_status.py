@@ -21,6 +21,17 @@ def test_status_shows_what_has_no_job_and_explains():
     assert json.loads(found.as_json())["explained"] == diagnosis.explain(known)
 
 
+def test_the_sandbox_stands_before_evaluate():
+    sandbox = a_job("execute", suspended=False, active=1)
+    known = a_run(COMPLETE, a_job("evaluate", after="generate"), sandbox=sandbox)
+    lines = status.from_cluster(known, None).stages
+    assert [(line.stage, line.state) for line in lines] == [
+        ("preprocess", "complete"),
+        ("execute", "starting"),
+        ("evaluate", "waiting for generate"),
+    ]
+
+
 def test_status_says_a_sentence_once(capsys):
     known = a_run(LOST)
     found = status.from_cluster(known, None, ["a note"])

@@ -11,7 +11,7 @@ import pytest
 from tests.support.sandboxed import LIMITS, opened, programs
 from tests.support.waiting import wait_for
 
-from qatune.execution.child import MESSAGE_CHARACTERS
+from qatune.data.records import MESSAGE_CHARACTERS
 from qatune.execution.program import Program
 
 RIGHT = "def double(number):\n    return 2 * number\n"

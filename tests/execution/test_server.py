@@ -15,7 +15,7 @@ from tests.support.waiting import wait_for
 
 from qatune.data.records import Executed
 from qatune.errors import UnavailableError, UsageError
-from qatune.execution import remote, wire
+from qatune.execution import ending, remote, wire
 from qatune.execution.program import Program
 from qatune.execution.remote import RemoteSandbox
 
@@ -80,9 +80,9 @@ def port():
 def test_the_command_ends_when_it_is_told(port):
     with command(port) as process:
         assert RemoteSandbox.reached(f"http://127.0.0.1:{port}", 30).parallel == 1
-        remote.end(f"http://127.0.0.1:{port}")
+        ending.end(f"http://127.0.0.1:{port}")
         assert process.wait(timeout=10) == 0
-    remote.end(f"http://127.0.0.1:{port}")  # nobody is there: no matter
+    ending.end(f"http://127.0.0.1:{port}")  # nobody is there: no matter
 
 
 def test_it_is_waited_for_and_asked_again_when_it_was_killed(port, monkeypatch):
@@ -109,6 +109,15 @@ def test_it_is_waited_for_and_asked_again_when_it_was_killed(port, monkeypatch):
 def test_patience_has_an_end(port):
     with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}.*refused"):
         RemoteSandbox.reached(f"http://127.0.0.1:{port}", 0.5)
+
+
+def test_what_a_sandbox_says_is_not_trusted():
+    spoiled = b'{"outcome": "failed", "message": "a\\n\\u001b[2J' + b"x" * 500 + b'"}'
+    message = wire.executed(spoiled).message
+    assert message.isprintable()
+    assert len(message) == 200
+    with pytest.raises(ValueError, match="not what a sandbox"):
+        wire.executed(b'{"outcome": "won", "message": ""}')
 
 
 @pytest.mark.parametrize("url", ["http://", "http://host", "http://:80", "http://host:x"])

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -136,6 +138,80 @@ def test_a_start_after_an_interruption_goes_on_behind_what_is_settled(monkeypatc
     # A third start opens no sandbox at all.
     monkeypatch.setattr(execution, "open_sandbox", None)
     assert execute(stage.anew(), answers, "bubblewrap") == found
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing handles it."""
+
+
+class Mortal:
+    """A store whose caller dies at the call of a certain number, before it or after it."""
+
+    def __init__(self, store, number, *, after):
+        self._store, self._left, self._after = store, number, after
+        self.uri, self.notes = store.uri, store.notes
+
+    def __getattr__(self, name):
+        call = getattr(self._store, name)
+
+        def counted(*arguments, **named):
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise KilledError
+            try:
+                return call(*arguments, **named)
+            finally:
+                if self._left == 0 and self._after:
+                    raise KilledError
+
+        return call if name == "replace" else counted  # heartbeats have a thread of their own
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_call_of_the_store_what_was_settled_stays(monkeypatch, after):
+    """Each run of a program says something else here, so a second one would show."""
+    monkeypatch.setattr(execution, "CHUNK_ROWS", 2)
+    counting = Counting()
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: counting)
+    rows, answers = many(6)
+    stage, found, number, seen = prepared(rows), None, 1, {}
+    while found is None:
+        store = Mortal(stage.store, number, after=after)
+        again = StageRun(store, stage.run, stage.stage, stage.recipe, stage.upstream)
+        try:
+            found = execute(again, answers, "bubblewrap")
+        except KilledError:
+            number += 1
+        for key in stage.store.keys("runs/r/evaluate/execution/"):
+            data = stage.store.read(key)
+            assert seen.setdefault(key, data) == data
+    kept = [row for key in sorted(seen) for row in executions.decode(seen[key])]
+    assert list(found.values()) == kept
+    assert len(seen) == 3
+    assert number > 10
+
+
+class StoppedError(BaseException):
+    """As SIGTERM raises."""
+
+
+def test_a_stop_does_not_wait_for_what_runs(monkeypatch):
+    free = threading.Event()
+
+    class Slow(Counting):
+        def run(self, program, limits):
+            if program.code == "x = 0":
+                raise StoppedError
+            free.wait(60)
+            return super().run(program, limits)
+
+    rows, answers = many(2)
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: Slow())
+    since = time.monotonic()
+    with pytest.raises(StoppedError):
+        execute(prepared(rows), answers, "bubblewrap")
+    assert time.monotonic() - since < 10
+    free.set()
 
 
 def test_what_another_worker_has_settled_counts(monkeypatch):

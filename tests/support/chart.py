@@ -16,6 +16,7 @@ NEEDED = (
     "recipe.model.source=s3://bucket/model",
     "recipe.data.source=s3://bucket/questions.csv",
 )
+TESTED = "recipe.data.columns.tests=tests"
 STAGES = ("preprocess", "train", "generate", "evaluate")
 
 

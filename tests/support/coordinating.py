@@ -44,3 +44,28 @@ def play_controller(space, job):
     status = {"startTime": now, "conditions": conditions}
     status |= {} if fails else {"completionTime": now, "succeeded": 1}
     space.patch("job", job["metadata"]["name"], {"status": status}, "--subresource=status")
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing handles it."""
+
+
+class Mortal:
+    """A cluster whose caller dies before or after the request of a certain number."""
+
+    def __init__(self, api, number, moment):
+        self._api, self._left, self._moment = api, number, moment
+
+    def __getattr__(self, name):
+        call = getattr(self._api, name)
+
+        def counted(*arguments):
+            self._left -= 1
+            if self._left == 0 and self._moment == "before":
+                raise KilledError
+            answer = call(*arguments)
+            if self._left == 0 and self._moment == "after":
+                raise KilledError
+            return answer
+
+        return counted

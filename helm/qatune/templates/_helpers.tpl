@@ -8,6 +8,9 @@ Names and values that several templates need:
   qatune.labels       those and the others
   qatune.image        a component's image:        dict "root" $ "component" "train"
   qatune.stages       stages that this run has, in order, as JSON
+  qatune.executes     not empty where answers are run, in a sandbox beside evaluate
+  qatune.jobs         those stages, and the sandbox where there is one
+  qatune.sandbox      URL by which the sandbox is reached
   qatune.store.port   port of the store's endpoint
 */ -}}
 
@@ -70,6 +73,24 @@ qatune/attempt: {{ int .root.Values.run.attempt | quote }}
 {{- end -}}
 {{- end -}}
 {{- $stages | toJson -}}
+{{- end -}}
+
+{{- define "qatune.executes" -}}
+{{- $tests := dig "data" "columns" "tests" "" .Values.recipe -}}
+{{- if and $tests (not (dig "generate" "input" "" .Values.recipe)) .Values.stages.evaluate.enabled }}yes{{ end -}}
+{{- end -}}
+
+{{- define "qatune.jobs" -}}
+{{- $jobs := list -}}
+{{- range include "qatune.stages" . | fromJsonArray -}}
+{{- if and (eq . "evaluate") (include "qatune.executes" $) }}{{ $jobs = append $jobs "execute" }}{{ end -}}
+{{- $jobs = append $jobs . -}}
+{{- end -}}
+{{- $jobs | toJson -}}
+{{- end -}}
+
+{{- define "qatune.sandbox" -}}
+http://{{ include "qatune.job.name" (dict "root" . "stage" "execute") }}:8021
 {{- end -}}
 
 {{- define "qatune.store.port" -}}

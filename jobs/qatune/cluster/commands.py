@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qatune import STAGES
+from qatune.cluster.jobs import RELEASED, SANDBOX
 from qatune.errors import MissingInputError, QatuneError, UsageError
 from qatune.options import run_argument, run_option, store_option
 
@@ -17,10 +17,10 @@ def _stage_jobs(_context: object, _parameter: object, given: tuple[str, ...]) ->
     named = {}
     for pair in given:
         stage, _, job = pair.partition("=")
-        if stage not in STAGES or not job:
+        if stage not in RELEASED or not job:
             raise UsageError(f"--job {pair}: write it as STAGE=JOB, as in train=demo-train")
         named[stage] = job
-    return {stage: named[stage] for stage in STAGES if stage in named}
+    return {stage: named[stage] for stage in RELEASED if stage in named}
 
 
 @click.command()
@@ -35,6 +35,7 @@ def _stage_jobs(_context: object, _parameter: object, given: tuple[str, ...]) ->
     callback=_stage_jobs,
     help="The Job of a stage.",
 )
+@click.option("--sandbox", help="Where the sandbox of --job execute=... is reached.")
 @click.option("--queue", help="Kueue's queue that the Jobs are released to.")
 @click.option("--namespace", "-n", envvar="QATUNE_NAMESPACE", help="Where the Jobs are.")
 @store_option
@@ -46,6 +47,7 @@ def coordinate(
     run_name: str,
     name: str,
     names: dict[str, str],
+    sandbox: str | None,
     queue: str | None,
     namespace: str | None,
     store_uri: str,
@@ -57,8 +59,12 @@ def coordinate(
     from qatune.cluster.coordinator import Coordinator
     from qatune.store.opening import open_store
 
+    if (sandbox is None) != (SANDBOX not in names):
+        raise UsageError("--sandbox is where the Job of --job execute=... is reached: give both")
     ours, store = recipe.load(recipe_name), open_store(store_uri)
-    Coordinator(connect(namespace), store, run_name, ours, names, name, queue).coordinate()
+    Coordinator(
+        connect(namespace), store, run_name, ours, names, name, queue=queue, sandbox=sandbox
+    ).coordinate()
 
 
 _namespace_option = click.option(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from qatune import log
+from qatune import STAGES, log
 from qatune.cluster import failures, jobs
 from qatune.cluster.client import Cluster, ConflictError, NoSuchObjectError
 from qatune.cluster.jobs import StageJob
@@ -26,10 +26,13 @@ from qatune.errors import (
     QatuneError,
     UnavailableError,
 )
+from qatune.execution import ending
 from qatune.store import artifacts, shards
 from qatune.store.objects import Store
 
 POLL_SECONDS = 1.0
+_CLOSING_SECONDS = 20.0
+"""A sandbox that is there ends in less; one that has no pod yet is suspended again."""
 
 
 class Action(Enum):
@@ -104,9 +107,11 @@ class Coordinator:
     names: Mapping[str, str]
     event_name: str
     queue: str | None = None
+    sandbox: str | None = None
+    """URL of the sandbox. Its Job is no stage's: it runs beside evaluate, and ends after it."""
 
     def __post_init__(self) -> None:
-        self._ahead = list(self.names)
+        self._ahead = [stage for stage in self.names if stage != jobs.SANDBOX]
 
     def coordinate(self) -> None:
         """Return when all stages are done; raise StageFailedError when one has failed."""
@@ -131,20 +136,55 @@ class Coordinator:
         except NoSuchObjectError:
             if not self._manifest(stage)[0]:
                 raise
-            log.get().info("stage is complete, its Job is gone", stage=stage)
-            del self._ahead[0]
+            self._pass(stage, "stage is complete, its Job is gone")
             return
         manifest, reason = self._manifest(stage) if job.complete else (False, "")
-        match decide(job, manifest):
+        action = decide(job, manifest)
+        if action in {Action.WAIT, Action.RELEASE} and self._needs_sandbox(stage):
+            self._open_sandbox()
+        match action:
             case Action.WAIT:
                 time.sleep(POLL_SECONDS)
             case Action.RELEASE:
                 self._release(job)
             case Action.NEXT:
-                log.get().info("stage is complete", stage=stage, job=job.name)
-                del self._ahead[0]
+                self._pass(stage, "stage is complete")
             case Action.FAIL:
                 self._fail(job, reason or self._what_failed(job))
+
+    def _pass(self, stage: str, said: str) -> None:
+        """Go on to the next stage, once nothing of this one is left."""
+        if self._needs_sandbox(stage) and not self._close_sandbox():
+            time.sleep(POLL_SECONDS)
+            return
+        log.get().info(said, stage=stage)
+        del self._ahead[0]
+
+    def _needs_sandbox(self, stage: str) -> bool:
+        return stage == STAGES[-1] and self.sandbox is not None
+
+    def _open_sandbox(self) -> None:
+        job = self._read(jobs.SANDBOX)
+        if job.unreleased or job.set_back:
+            self._release(job)
+
+    def _close_sandbox(self) -> bool:
+        """Tell the sandbox to end; True when its Job is over.
+
+        One that was never released is, for Jobs are waited for until they are complete.
+        """
+        assert self.sandbox is not None
+        try:
+            job = self._read(jobs.SANDBOX)
+        except NoSuchObjectError:
+            return True
+        if job.complete or job.failure:
+            return True
+        if job.unreleased or job.set_back:
+            self._release(job)
+        else:
+            ending.end(self.sandbox)
+        return False
 
     def _read(self, stage: str) -> StageJob:
         return jobs.read(self.cluster.job(self.names[stage]))
@@ -181,7 +221,10 @@ class Coordinator:
     def _fail(self, job: StageJob, reason: str) -> None:
         """Say on the later Jobs, in an Event, and by the exit code why the run stands still."""
         sentence = f"{reason}; {failures.way_out(job)}"
-        for stage in self._ahead[1:]:
+        sandboxes = [jobs.SANDBOX] if self.sandbox else []
+        if self.sandbox:
+            self._give_up_sandbox(self.sandbox)
+        for stage in [*self._ahead[1:], *sandboxes]:
             with suppress(NoSuchObjectError):  # deleted by hand: nothing to say it on
                 later = self._read(stage)
                 if later.suspended:
@@ -189,10 +232,25 @@ class Coordinator:
         self.cluster.apply_event(self.event_name, failure_event(self.event_name, job, sentence))
         raise StageFailedError(sentence)
 
+    def _give_up_sandbox(self, url: str) -> None:
+        """Let a sandbox at work end, as nobody will ask it again; suspend one that has no pod."""
+        until = time.monotonic() + _CLOSING_SECONDS
+        with suppress(NoSuchObjectError):
+            job = self._read(jobs.SANDBOX)
+            while not (job.suspended or job.complete or job.failure):
+                if time.monotonic() > until:
+                    self.cluster.patch_job(job.name, {"spec": {"suspend": True}})
+                    return
+                ending.end(url)
+                time.sleep(POLL_SECONDS)
+                job = self._read(jobs.SANDBOX)
+
 
 def _blocked_patch(job: StageJob, sentence: str) -> Mapping[str, Any]:
-    notes = {jobs.BLOCKED: sentence}
-    return {"metadata": {"resourceVersion": job.version, "annotations": notes}}
+    meta = {"resourceVersion": job.version, "annotations": {jobs.BLOCKED: sentence}}
+    if job.queue:  # out of the queue, in which a sandbox may be waiting
+        meta["labels"] = {jobs.KUEUE_QUEUE: jobs.PARKED}
+    return {"metadata": meta}
 
 
 class _Stopped(BaseException):

@@ -22,7 +22,7 @@ def explain(facts: Facts) -> str:
             if job.unreleased and job.after in facts.missing and not job.blocked:
                 return _missing(facts, job.after)
             said = _of_stage(facts, job, facts.stages[position - 1] if position else None)
-            return said + _unattended(facts, job)
+            return said + _sandboxed(facts, job) + _unattended(facts, job)
     return _at_the_end(facts)
 
 
@@ -58,6 +58,17 @@ def _unattended(facts: Facts, job: StageJob) -> str:
     if coordinator is None:
         return f"; the coordinator's Job is gone, bring it back with {failures.again(job)}"
     return f"; {_coordinator_failed(facts, coordinator)}" if coordinator.failure else ""
+
+
+def _sandboxed(facts: Facts, job: StageJob) -> str:
+    """Say why evaluate waits for its sandbox, where it does."""
+    sandbox = facts.sandbox
+    if sandbox is None or job.stage != _LAST or job.suspended or job.failure or sandbox.complete:
+        return ""
+    if sandbox.failure:
+        return f"; its sandbox is gone: {ends.failed(facts, sandbox)}"
+    said = _suspended(facts, sandbox, None) if sandbox.suspended else waiting.why(facts, sandbox)
+    return f"; its sandbox: {said}" if said else ""
 
 
 def _complete(facts: Facts, at: datetime) -> str:

@@ -98,6 +98,8 @@ class Facts:
     """Stages of the run that have no Job."""
     others: Sequence[str] = ()
     """Other releases of the namespace at work on the same run."""
+    sandbox: StageJob | None = None
+    """What runs beside evaluate, where answers are run."""
 
     @property
     def any_job(self) -> StageJob:
@@ -130,6 +132,7 @@ def gather(cluster: Cluster, run: str) -> Facts:
         namespace=cluster.namespace,
         stages=[job for stage in STAGES for job in found if job.stage == stage],
         coordinator=coordinator,
+        sandbox=next((job for job in found if job.stage == jobs.SANDBOX), None),
         missing=_missing(found, coordinator),
         others=others,
         pods=pods,

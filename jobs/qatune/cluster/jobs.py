@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from qatune import STAGES
+
 RUN, ATTEMPT = "qatune/run", "qatune/attempt"
 COMPONENT, RELEASE = "app.kubernetes.io/component", "app.kubernetes.io/instance"
-COORDINATOR = "coordinator"
+COORDINATOR, SANDBOX = "coordinator", "execute"
+RELEASED = (*STAGES[:-1], SANDBOX, *STAGES[-1:])
+"""Components whose Jobs the coordinator releases: the sandbox just before evaluate."""
 STORE, AFTER = "qatune/store", "qatune/after"
 RELEASED_AT, BLOCKED = "qatune/released-at", "qatune/blocked"
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"

@@ -9,7 +9,7 @@ from typing import Any
 from qatune import STAGES
 from qatune.cluster import diagnosis, ends
 from qatune.cluster.facts import Facts
-from qatune.cluster.jobs import StageJob
+from qatune.cluster.jobs import RELEASED, StageJob
 from qatune.errors import QatuneError
 from qatune.store import artifacts, manifests, shards
 from qatune.store.heartbeats import heartbeat
@@ -60,10 +60,10 @@ def from_cluster(facts: Facts, store: Store | None, notes: Sequence[str] = ()) -
             seconds=_seconds(job, facts.now),
             reason=_reason(facts, job),
         )
-        for job in facts.stages
+        for job in (*facts.stages, *([facts.sandbox] if facts.sandbox else []))
     ]
     lines += [Line(stage, "gone", None, None, None, None) for stage in facts.missing]
-    lines.sort(key=lambda line: STAGES.index(line.stage))
+    lines.sort(key=lambda line: RELEASED.index(line.stage))
     where = f"namespace {facts.namespace}"
     others = [f"release {name} works on this run, too" for name in facts.others]
     return Status(facts.run, where, lines, diagnosis.explain(facts), [*notes, *failed, *others])

@@ -42,6 +42,7 @@ ExecutionOutcome = Literal[
     "output",  # it printed more than anybody reads
     "no_code",  # there was nothing to run
 ]
+MESSAGE_CHARACTERS = 200
 EXECUTION_OUTCOMES: tuple[str, ...] = get_args(ExecutionOutcome)
 
 
@@ -118,7 +119,7 @@ class Executed:
 
     outcome: ExecutionOutcome
     message: str
-    """One line of at most 200 characters."""
+    """One line of at most MESSAGE_CHARACTERS."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from qatune.config import Execute
-from qatune.data.records import EXECUTION_OUTCOMES, Executed
+from qatune.data.records import EXECUTION_OUTCOMES, MESSAGE_CHARACTERS, Executed
 from qatune.errors import MissingInputError, UnavailableError, one_line
 from qatune.execution.filters import compute_only
 from qatune.execution.program import Program
 
-MESSAGE_CHARACTERS = 200
 OUTPUT_BYTES = 1 << 20
 _FILES = 64
 _START_SECONDS = 60.0
@@ -47,12 +46,12 @@ def run(program: Program, limits: Execute, inside: Sequence[str] = ()) -> Execut
     command = [*inside, str(interpreter()), "-sPSB", "-c", _HARNESS]
     token = secrets.token_hex(16)
     with _started(command) as child:
-        run = _Run(child, token, limits.timeout_seconds)
+        heard = _Run(child, token, limits.timeout_seconds)
         try:
-            run.talk(_job(program, limits, token))
+            heard.talk(_job(program, limits, token))
         finally:
             child.kill()
-    return run.judged(child.returncode)
+    return heard.judged(child.returncode)
 
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":

@@ -63,7 +63,7 @@ class RemoteSandbox:
         seconds: float,
         read: Callable[[bytes], _Read],
     ) -> _Read:
-        since = time.monotonic()
+        since, told = time.monotonic(), False
         while True:
             try:
                 return read(self._once(method, path, body, seconds))
@@ -74,7 +74,9 @@ class RemoteSandbox:
                     f"the sandbox does not answer: {reason}; see to it that qatune sandbox runs "
                     "there, then run the same command again"
                 )
-            log.get().debug("waiting for the sandbox", reason=reason)
+            if not told:
+                log.get().info("waiting for the sandbox", reason=reason)
+                told = True
             time.sleep(min(self.patience, _PAUSE_SECONDS) * random.uniform(0.5, 1))
 
     def _once(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
@@ -89,17 +91,3 @@ class RemoteSandbox:
         if answer.status != _OK:
             raise OSError(f"status {answer.status}: {data[:200].decode(errors='replace')}")
         return data
-
-
-def end(url: str) -> None:
-    """Tell a sandbox, if it is there, that nobody will ask it for more."""
-    parts = urlsplit(url)
-    assert parts.hostname
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_CONNECT_SECONDS)
-    try:
-        connection.request("POST", "/end")
-        connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        log.get().debug("the sandbox is not there", reason=str(error))
-    finally:
-        connection.close()

@@ -5,8 +5,9 @@ after an interruption takes what is there, and goes on behind it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,7 +131,7 @@ class _Execution:
         """Run several at a time, and equal programs once."""
         programs = [program for row in rows for program in row.programs]
         new = [program for program in dict.fromkeys(programs) if program not in self._known]
-        with ThreadPoolExecutor(self._sandbox.parallel) as pool:
+        with _not_waited_for(ThreadPoolExecutor(self._sandbox.parallel)) as pool:
             outcomes = pool.map(lambda program: self._sandbox.run(program, self._limits), new)
             for program, outcome in zip(new, outcomes, strict=True):
                 self._known[program] = outcome
@@ -141,6 +142,17 @@ class _Execution:
             ExecutedRow(row.id, known[row.base], known[row.adapter] if row.adapter else None)
             for row in rows
         ]
+
+
+@contextmanager
+def _not_waited_for(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """End a pool; where something was raised, as by SIGTERM, leave what runs to its own end."""
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _decoded(stage: StageRun, name: str, data: bytes, rows: Sequence[_Tested]) -> list[ExecutedRow]:

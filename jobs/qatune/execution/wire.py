@@ -6,7 +6,8 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from qatune.config import Execute
-from qatune.data.records import Executed
+from qatune.data.records import MESSAGE_CHARACTERS, Executed
+from qatune.errors import one_line
 from qatune.execution.program import Program
 
 _Read = TypeVar("_Read")
@@ -49,8 +50,9 @@ def reply(found: Executed) -> bytes:
 
 
 def executed(data: bytes) -> Executed:
-    """Read a reply; raise ValueError for anything else."""
-    return _read(_EXECUTED, data)
+    """Read a reply; raise ValueError for anything else. The sandbox is not trusted either."""
+    found = _read(_EXECUTED, data)
+    return Executed(found.outcome, one_line(found.message)[:MESSAGE_CHARACTERS])
 
 
 def greeting(parallel: int) -> bytes:
