@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qatune
 DEMO_MODEL := $(CACHE)/models/smollm2-135m-instruct
 DEMO_CSV := $(CACHE)/demo/python-docs.csv
+RANDOM_GPT2 := $(CACHE)/models/random-gpt2
 
 .PHONY: help
 help: ## show this
@@ -36,6 +37,16 @@ $(DEMO_CSV): scripts/make_demo_csv.py | $(VENV)/installed
 
 $(DEMO_MODEL)/config.json: | $(VENV)/installed
 	$(BIN)/python scripts/fetch_demo_model.py $(DEMO_MODEL)
+
+$(RANDOM_GPT2)/config.json: | $(VENV)/installed
+	$(BIN)/python scripts/make_random_gpt2.py $(RANDOM_GPT2)
+
+.PHONY: twin
+twin: setup $(DEMO_MODEL)/config.json $(RANDOM_GPT2)/config.json ## the reference experiment scaled down to two cores: MBPP=mbpp.csv, see docs/reference.md
+	@test -f "$(MBPP)" || { echo "say where MBPP's questions are: make twin MBPP=mbpp.csv" >&2; exit 64; }
+	$(BIN)/qatune run twin-smollm2 --store twin-store --set data.source=$(MBPP)
+	$(BIN)/qatune run twin-gpt2 --store twin-store --set data.source=$(MBPP)
+	$(BIN)/qatune report twin-smollm2 twin-gpt2 --store twin-store --output twin-store/comparison.html
 
 .PHONY: test
 test: lint unit ## lint, types, import contracts, then every test

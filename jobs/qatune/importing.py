@@ -11,8 +11,8 @@ from types import ModuleType
 from qatune.errors import BadRecipeError
 
 # peft imports bitsandbytes wherever it is installed, which prepares torch's compiler; accelerate
-# does so with boto3, transformers with scipy. They are imported for real where a model is quantized,
-# a store is S3, or differences are tested.
+# does so with boto3, transformers with scipy. They are imported for real where a model is
+# quantized, a store is S3, or differences are tested.
 _IF_USED = ("bitsandbytes", "boto3", "scipy")
 _ENGINE_LIBRARIES = {"ctranslate2", "vllm"}
 
