@@ -1,5 +1,6 @@
 import io
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,12 @@ from tests.support import finished_run as made
 
 from qatune.errors import MissingInputError
 from qatune.evaluation import rows as measured_rows
+from qatune.evaluation.comparing import metrics
 from qatune.report.page import write_report
 from qatune.report.summary import print_summary
 from qatune.stages import evaluate
 from qatune.store import manifests
+from qatune.store.artifacts import StageRun
 from qatune.store.folder import FolderStore
 from qatune.store.memory import MemoryStore
 
@@ -41,6 +44,38 @@ def test_rows_as_parquet_are_those_of_the_parts():
     assert rows["id"].to_pylist() == [row.id for row in answered]
     assert rows["adapter_text"].to_pylist() == [row.adapter.text for row in answered]
     assert rows["base_loss"].to_pylist() == [row.base.nll for row in answered]
+
+
+def test_a_start_elsewhere_goes_on_from_what_is_there(monkeypatch):
+    """Another processor may sum up to another last digit."""
+    store = MemoryStore()
+    stage = made.answers_only(store, made.answered(8))
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "finish", lambda _: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            evaluate.run(stage)
+    names = ("rows.parquet", "metrics.json", "report.html")
+    before = [read(store, name) for name in names]
+
+    def elsewhere(*given, **named):
+        found = metrics(*given, **named)
+        loss = found.measures["loss_per_token"]
+        nearly = loss.model_copy(update={"base": math.nextafter(loss.base, 9)})
+        return found.model_copy(update={"measures": found.measures | {"loss_per_token": nearly}})
+
+    monkeypatch.setattr(evaluate, "metrics", elsewhere)
+    evaluate.run(stage.anew())
+    assert [read(store, name) for name in names] == before
+    assert manifests.load(store, made.RUN, "evaluate")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "metrics.json"])
+def test_what_is_there_and_was_not_written_by_an_evaluate_is_refused(name):
+    store = MemoryStore()
+    stage = made.answers_only(store, made.answered(8))
+    store.create(stage.key(name), b"something else")
+    with pytest.raises(MissingInputError, match=f"{name}: not what qatune wrote; delete it"):
+        evaluate.run(stage)
 
 
 def test_training_rows_are_held_against_the_answers():

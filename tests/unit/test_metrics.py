@@ -44,7 +44,7 @@ def test_the_leading_measure_decides_and_the_others_are_named():
     assert found.verdict.outcome == "better"
     assert found.verdict.measure == "loss_per_token"
     assert found.verdict.sentence.startswith("Better: loss per token from 2.")
-    assert "over 80 held-out rows" in found.verdict.sentence
+    assert found.verdict.sentence.endswith(") over 80 held-out rows.")
     assert any(each.startswith("Worse: chrF") for each in found.verdict.details)
 
 
@@ -60,7 +60,17 @@ def test_what_would_have_shown_is_said_where_nothing_did():
     mixed = [swapped(row) if number % 2 else row for number, row in enumerate(rows)]
     said = measured(mixed).verdict
     assert said.outcome == "no measurable difference"
-    assert "on it would have shown over 40 held-out rows" in said.sentence
+    amount = measured(mixed).measures["loss_per_token"].detectable
+    assert f"; one of {amount:.4f} shows in four of five such samples" in said.sentence
+
+
+def test_few_rows_can_show_nothing_however_large_a_difference_is():
+    rows = [replace(row, adapter=replace(row.adapter, nll=0.01)) for row in made.answered(6)]
+    found = measured(rows)
+    assert found.verdict.outcome == "no measurable difference"
+    assert found.measures["loss_per_token"].detectable is None
+    assert "; so few rows can show none" in found.verdict.sentence
+    assert measured(made.answered(12)).measures["loss_per_token"].detectable > 0
 
 
 def test_loss_weighs_tokens_not_rows():
@@ -149,7 +159,7 @@ def test_nothing_to_compare(rows, given, sentence):
 def test_without_expected_answers_the_shape_of_answers_is_compared():
     found = measured(made.answered(40, expected=False), held_out=False)
     assert found.verdict.measure == "truncated_share"
-    assert found.verdict.sentence.endswith("over 40 rows.")
+    assert ") over 40 rows; one of " in found.verdict.sentence
     assert found.signatures is None
     assert found.corpus.base.chrf is None
 

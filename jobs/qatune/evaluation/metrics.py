@@ -28,7 +28,7 @@ class Compared(_Part):
     p_adjusted: float | None
     """By Holm, for the number of measures in the family."""
     detectable: float | None
-    """The difference that so many rows would have shown in four of five cases."""
+    """A difference that so many rows show in four of five cases; null where they can show none."""
     verdict: Literal["better", "worse", "no measurable difference"] | None
 
 

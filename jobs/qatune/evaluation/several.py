@@ -78,9 +78,10 @@ def _sentences(one: str, other: str, measures: dict[str, Comparison]) -> Iterato
         yield f"{other} and {one}: no row can be compared."
         return
     found = measures[leading]
+    said = change(leading, found, "shared rows")
     if found.verdict == NO_DIFFERENCE:
-        yield f"No measurable difference between {one} and {other}: {change(leading, found)}."
+        yield f"No measurable difference between {one} and {other}: {said}."
     else:
-        yield f"{other} is {found.verdict} than {one}: {change(leading, found)}."
+        yield f"{other} is {found.verdict} than {one}: {said}."
     if leading != _LEADING:
         yield "Their losses could not be compared."

@@ -29,7 +29,8 @@ METHODS = {
     "family": "Holm's step-down over all measures that have a better direction; a difference is "
     "called one where the adjusted p is below 0.05 and the interval does not hold 0",
     "detectable": "the difference that would be found in 80 % of such samples, at the strictest "
-    "step of Holm's: (z(1 - 0.05 / 2m) + z(0.8)) standard errors of the bootstrap",
+    "step of Holm's: (z(1 - 0.05 / 2m) + z(0.8)) standard errors of the bootstrap; none for so few "
+    "rows that no exchange of names reaches a small enough p",
 }
 
 
@@ -188,11 +189,13 @@ def _compared(pair: Paired, spread: dict[str, float], chance: float, family: int
     # One row, or rows that are all equal, say nothing of how far the truth may be.
     if found.rows < _FEWEST or not (spread["error"] or found.difference):
         return replace(found, p=chance)
-    strictest = (1 - CONFIDENCE) / (2 * max(family, 1))
-    needed = float(norm.ppf(1 - strictest) + norm.ppf(POWER))
+    strictest = (1 - CONFIDENCE) / max(family, 1)
+    needed = float(norm.ppf(1 - strictest / 2) + norm.ppf(POWER))
+    # Of all ways to exchange names two are the most extreme: so few rows can show nothing.
+    able = 2.0 ** (1 - found.rows) < strictest
     return replace(
         found, low=spread["low"], high=spread["high"], p=chance,
-        detectable=needed * spread["error"] or None,
+        detectable=needed * spread["error"] or None if able else None,
     )  # fmt: skip
 
 

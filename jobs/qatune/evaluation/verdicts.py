@@ -40,30 +40,35 @@ def verdict(
     return Verdict(
         outcome=outcome,
         measure=leading,
-        sentence=f"{outcome.capitalize()}: {change(leading, found)} over {found.rows:,} {place}.",
+        sentence=f"{outcome.capitalize()}: {change(leading, found, place)}.",
         details=list(_details(compared, leading)),
     )
 
 
-def change(key: str, found: Comparison) -> str:
-    """Say how a measure moved, how sure that is, and what could have been seen."""
+def change(key: str, found: Comparison, place: str) -> str:
+    """Say how a measure moved, how sure that is, and what could have been seen.
+
+    `place` is what the rows are called.
+    """
     measure = BY_KEY[key]
     label = measure.label if measure.label[:2].isupper() else measure.label.lower()
     if found.base is None or found.difference is None:
         return f"{label} was not measured"
     values = [measure.form.format(value) for value in (found.base, found.adapter)]
-    moved = f"{label} from {values[0]} to {values[1]}"
+    moved, over = f"{label} from {values[0]} to {values[1]}", f"over {found.rows:,} {place}"
     if found.low is None or found.high is None:
-        return f"{moved}, equal in every row"
+        return f"{moved} {over}: too few, or equal in every one"
     low, high, difference = (
         ("+" if value > 0 else "\N{MINUS SIGN}") + measure.written(value)
         for value in (found.low, found.high, found.difference)
     )
     unit = " points" if "%" in measure.form else ""
-    said = f"{moved}, {difference} (95 % interval {low.removesuffix(unit)} to {high})"
-    if found.verdict == NO_DIFFERENCE and found.detectable is not None:
-        said += f"; from {measure.written(found.detectable)} on it would have shown"
-    return said
+    said = f"{moved}, {difference} (95 % interval {low.removesuffix(unit)} to {high}) {over}"
+    if found.verdict != NO_DIFFERENCE:
+        return said
+    if found.detectable is None:
+        return f"{said}; so few rows can show none"
+    return f"{said}; one of {measure.written(found.detectable)} shows in four of five such samples"
 
 
 def _details(compared: Mapping[str, Comparison], leading: str) -> list[str]:

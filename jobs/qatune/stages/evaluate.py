@@ -1,5 +1,6 @@
 """Measure the answers of base and adapter, tell whether one is better, and write the page of it."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pyarrow import parquet
 
 from qatune import log, scratch, tracking
 from qatune.data.records import ExecutedRow
+from qatune.errors import MissingInputError
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
 from qatune.evaluation.metrics import Metrics
@@ -29,20 +31,21 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
         found = inputs.load(stage.store, stage.run, stage.recipe)
         stage.used(found.files)
     executed = execute(stage, found.answered, sandbox)
-    with scratch.folder() as folder:
-        with stage.timed("working"):
+    with stage.timed("working"):
+        with scratch.folder() as folder:
             repeats = _repeats(stage, found, folder)
-            rows = _measured(stage, found, repeats, executed)
-            result = metrics(
+        rows = _settled_rows(stage, _measured(stage, found, repeats, executed))
+        result = _settled_metrics(
+            stage,
+            metrics(
                 rows,
                 len(found.failed),
                 held_out=not stage.recipe.generate.input,
                 has_adapter=found.has_adapter,
-            )
-            page = render(found, result.model_dump(), rows)
-        stage.create(inputs.ROWS, _written(rows, folder))
-    stage.create("metrics.json", (result.model_dump_json(indent=1) + "\n").encode())
-    stage.create("report.html", page)
+            ),
+        )
+        page = render(found, result.model_dump(), rows)
+    _settled(stage, "report.html", page)
     _count(stage, result)
     _track(stage, found, result)
     stage.finish()
@@ -76,10 +79,38 @@ def _measured(
         return measured_rows.measured(found.answered, repeats, executed, advance=bar.advance)
 
 
-def _written(rows: pa.Table, folder: Path) -> Path:
-    path = folder / inputs.ROWS
-    parquet.write_table(rows, path, compression="zstd")
-    return path
+def _settled_rows(stage: StageRun, rows: pa.Table) -> pa.Table:
+    file = io.BytesIO()
+    parquet.write_table(rows, file, compression="zstd")
+    settled = _settled(stage, inputs.ROWS, file.getvalue())
+    try:
+        return parquet.read_table(io.BytesIO(settled), schema=rows.schema)
+    except (pa.ArrowException, OSError):
+        raise _foreign(stage, inputs.ROWS) from None
+
+
+def _settled_metrics(stage: StageRun, result: Metrics) -> Metrics:
+    settled = _settled(stage, "metrics.json", (result.model_dump_json(indent=1) + "\n").encode())
+    try:
+        return Metrics.model_validate_json(settled)
+    except ValueError:
+        raise _foreign(stage, "metrics.json") from None
+
+
+def _settled(stage: StageRun, name: str, data: bytes) -> bytes:
+    """Write an output unless an earlier start has, and return what counts.
+
+    Processors differ in the last digit of a sum: a start elsewhere goes on from what is there.
+    """
+    stage.settle(name, data)
+    return stage.adopt(name)
+
+
+def _foreign(stage: StageRun, name: str) -> MissingInputError:
+    return MissingInputError(
+        f"{stage.store.uri}/{stage.key(name)}: not what qatune wrote; delete it and run the same "
+        "command again"
+    )
 
 
 def _track(stage: StageRun, found: Inputs, result: Metrics) -> None:
