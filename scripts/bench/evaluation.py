@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from qatune.config import Data, Generate, Model, Recipe
+from qatune.config import Data, Model, Recipe
 from qatune.data.records import Answer, AnsweredRow
 from qatune.data.shards import Shard
 from qatune.store import manifests
@@ -76,9 +76,7 @@ def answered(rows: int) -> Iterator[AnsweredRow]:
 
 def write_run(store: FolderStore, rows: int, training_rows: int) -> None:
     """Complete preprocess and generate without a model."""
-    recipe = Recipe(
-        model=Model(source="-"), data=Data(source="-"), generate=Generate(adapter="elsewhere")
-    )
+    recipe = Recipe(model=Model(source="-"), data=Data(source="-"))
     preprocess = StageRun.open(store, RUN, "preprocess", recipe)
     made, known = random.Random(6), list(functions())
     chosen = [made.choice(known) for _ in range(training_rows)]
@@ -92,6 +90,7 @@ def write_run(store: FolderStore, rows: int, training_rows: int) -> None:
     preprocess.create("train-00000.parquet", file.getvalue().to_pybytes())
     preprocess.counters = {"rows_train": training_rows}
     preprocess.finish()
+    StageRun.open(store, RUN, "train", recipe).finish()
     generate = StageRun.open(store, RUN, "generate", recipe)
     lines = [json.dumps(asdict(row)) + "\n" for row in answered(rows)]
     for number, at in enumerate(range(0, rows, CHUNK)):

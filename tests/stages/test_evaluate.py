@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 from tests.support import finished_run as made
 
-from qatune.errors import MissingInputError
+from qatune.errors import MissingInputError, QatuneError
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
 from qatune.report.page import write_report
@@ -17,6 +17,7 @@ from qatune.store import manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.folder import FolderStore
 from qatune.store.memory import MemoryStore
+from qatune.store.objects import describe_source
 
 
 def read(store, name):
@@ -69,13 +70,54 @@ def test_a_start_elsewhere_goes_on_from_what_is_there(monkeypatch):
     assert manifests.load(store, made.RUN, "evaluate")
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "metrics.json"])
-def test_what_is_there_and_was_not_written_by_an_evaluate_is_refused(name):
+@pytest.mark.parametrize("content", [b"something else", None])
+def test_measures_of_other_answers_are_refused(content):
+    store = MemoryStore()
+    stage = made.answers_only(store, made.answered(8))
+    other = read(made.finished(made.answered(7), ()), "metrics.json")
+    store.create(stage.key("metrics.json"), content or other)
+    with pytest.raises(MissingInputError, match="not the measures of these answers; delete it"):
+        evaluate.run(stage)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "report.html"])
+def test_other_outputs_than_these_are_refused(name):
     store = MemoryStore()
     stage = made.answers_only(store, made.answered(8))
     store.create(stage.key(name), b"something else")
-    with pytest.raises(MissingInputError, match=f"{name}: not what qatune wrote; delete it"):
+    with pytest.raises(QatuneError, match=name):
         evaluate.run(stage)
+
+
+def test_a_run_that_another_version_has_measured_says_what_to_do(tmp_path):
+    store = made.finished(made.answered(4), ())
+    key = f"runs/{made.RUN}/evaluate/metrics.json"
+    manifest, _ = manifests.load(store, made.RUN, "evaluate")
+    old = json.dumps({"rows": 4, "errors": 0, "base": {}, "adapter": {}}).encode()
+    refs = [describe_source(key, old) if ref.key == key else ref for ref in manifest.outputs]
+    store.replace(key, old)
+    forged = manifest.model_copy(update={"outputs": refs})
+    store.replace(manifests.manifest_key(made.RUN, "evaluate"), manifests.encode(forged))
+    with pytest.raises(MissingInputError, match="written by another version of qatune; delete"):
+        write_report(store, made.RUN, tmp_path / "page.html")
+
+
+def test_rows_that_an_adapter_from_elsewhere_did_not_learn_are_not_held_against_it():
+    store, rows = MemoryStore(), made.answered(8)
+    training = [("t1", rows[0].question, rows[0].expected)]
+    evaluate.run(made.answers_only(store, rows, training=training, source_of_adapter="s3://a/b"))
+    found = json.loads(read(store, "metrics.json"))
+    assert (found["duplicates"]["near"], found["warnings"]) == (0, [])
+    assert "training_overlap" not in found["measures"]
+    manifest, _ = manifests.load(store, made.RUN, "evaluate")
+    assert not [ref.key for ref in manifest.inputs if "train-" in ref.key]
+
+
+def test_the_manifest_says_the_verdict_also_where_there_is_no_loss():
+    store = made.finished(made.answered(8, expected=False), ())
+    manifest, _ = manifests.load(store, made.RUN, "evaluate")
+    assert manifest.counters["verdict"] == "no measurable difference"
+    assert "base_loss_per_token" not in manifest.counters
 
 
 def test_training_rows_are_held_against_the_answers():

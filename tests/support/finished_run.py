@@ -58,8 +58,10 @@ def _answered(number, adapter, expected):
 FAILED = [FailedRow("900", "A question <too> long", "too_long", "fills the whole context")]
 
 
-def recipe(adapter=True, source="models/base", questions=None):
-    generate = Generate(adapter="train" if adapter else "none", input=questions)
+def recipe(adapter=True, source="models/base", questions=None, source_of_adapter=None):
+    generate = Generate(
+        adapter=source_of_adapter or ("train" if adapter else "none"), input=questions
+    )
     return Recipe(model=Model(source=source), data=Data(source="rows.csv"), generate=generate)
 
 
@@ -75,7 +77,7 @@ def answers_only(store, rows, failed=(), *, adapter=True, training=(), name=RUN,
     """
     ours = recipe(adapter, **fields)
     _preprocess(StageRun.open(store, name, "preprocess", ours), training)
-    if adapter:
+    if ours.generate.adapter == "train":
         _train(StageRun.open(store, name, "train", ours))
     stage = StageRun.open(store, name, "generate", ours)
     parts = [[*failed, *rows[:64]], *(rows[at : at + 64] for at in range(64, len(rows), 64))]

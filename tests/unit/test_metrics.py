@@ -64,6 +64,28 @@ def test_what_would_have_shown_is_said_where_nothing_did():
     assert f"; one of {amount:.4f} shows in four of five such samples" in said.sentence
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (made.answered(1), "to 1.9805 in one row, which can show nothing."),
+        (
+            [replace(row, adapter=row.base) for row in made.answered(3)],
+            "over 3 held-out rows, equal in each.",
+        ),
+    ],
+)
+def test_what_cannot_be_told_says_why(rows, said):
+    assert measured(rows).verdict.sentence.endswith(said)
+
+
+def test_a_difference_of_nothing_has_no_sign():
+    first, second, *others = made.answered(30, expected=False)
+    cut, whole = (replace(first.base, finish=finish) for finish in ("length", "stop"))
+    rows = [replace(row, base=whole, adapter=whole) for row in others]
+    rows += [replace(first, base=cut, adapter=whole), replace(second, base=whole, adapter=cut)]
+    assert " to 3.3%, 0 (95 % interval " in measured(rows, held_out=False).verdict.sentence
+
+
 def test_few_rows_can_show_nothing_however_large_a_difference_is():
     rows = [replace(row, adapter=replace(row.adapter, nll=0.01)) for row in made.answered(6)]
     found = measured(rows)

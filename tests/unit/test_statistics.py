@@ -138,6 +138,13 @@ def test_a_measure_without_rows_has_no_numbers():
     assert compare([]) == {}
 
 
+def test_a_large_family_can_still_have_a_verdict():
+    one, other, _ = values(rows=60)
+    pairs = [Paired(str(number), "lower", one, other - 0.5) for number in range(300)]
+    found = compare(pairs, resamples=100)
+    assert {each.verdict for each in found.values()} == {"better"}
+
+
 def test_equal_seeds_give_equal_results():
     one, other, _ = values()
     assert one_measure(one, other) == one_measure(one, other)

@@ -51,7 +51,7 @@ def metrics(rows: pa.Table, errors: int, *, held_out: bool, has_adapter: bool) -
         signatures=texts.signatures() if expected else None,
         execution=_execution(rows),
         duplicates=_duplicates(rows),
-        warnings=list(_warnings(rows, has_adapter=has_adapter)),
+        warnings=_warnings(rows, "held-out rows" if held_out else "rows", has_adapter=has_adapter),
     )
 
 
@@ -173,11 +173,11 @@ def _duplicates(rows: pa.Table) -> Duplicates:
     return Duplicates(near=len(near), pairs=pairs)
 
 
-def _warnings(rows: pa.Table, *, has_adapter: bool) -> list[str]:
+def _warnings(rows: pa.Table, place: str, *, has_adapter: bool) -> list[str]:
     found = []
     if near := len(rows) - rows["near_duplicate"].null_count:
         found.append(
-            f"{near:,} of {len(rows):,} held-out rows are nearly in the training rows: what is "
+            f"{near:,} of {len(rows):,} {place} are nearly in the training rows: what is "
             "measured on them is memory, not learning"
         )
     if has_adapter and len(rows) and rows["base_text"].equals(rows["adapter_text"]):

@@ -69,9 +69,20 @@ class Measure:
     """Whether an answer that was cut off might have had another value uncut."""
     yes_or_no: bool = False
 
-    def written(self, value: float) -> str:
+    def amount(self, value: float) -> str:
         """Write an amount of it, without its sign."""
         return self.form.format(abs(value)).replace("%", " points")
+
+    def signed(self, value: float) -> str:
+        """Write a difference."""
+        amount = self.amount(value)
+        if amount == self.amount(0):
+            return "0"
+        return ("+" if value > 0 else "\N{MINUS SIGN}") + amount
+
+    def interval(self, low: float, high: float) -> str:
+        unit = " points" if "%" in self.form else ""
+        return f"{self.signed(low).removesuffix(unit)} to {self.signed(high)}"
 
 
 LOSS = Measure(

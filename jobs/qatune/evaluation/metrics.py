@@ -21,7 +21,7 @@ class Compared(_Part):
     difference: float | None
     """The adapter's less the base's."""
     low: float | None
-    """Lower end of the difference's 95 % interval. Null where no two rows differ alike."""
+    """Lower end of the difference's 95 % interval. Null for one row, or where no row differs."""
     high: float | None
     p: float | None
     """Chance of a difference as large where there is none; null outside of the family."""

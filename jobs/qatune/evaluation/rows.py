@@ -41,7 +41,7 @@ VARIANT_FIELDS = (
     ("code_parses", pa.bool_(), "Whether its Python parses; null where none is there or expected."),
     ("training_overlap", pa.float64(), "Share of its 13-grams of words that training rows hold."),
     ("executed", pa.string(), "What its tests made of it, where the row has some."),
-    ("executed_message", pa.string(), "The last line of what went wrong."),
+    ("executed_message", pa.string(), "What went wrong, in a line of at most 200 characters."),
 )
 """Columns of each model's answer, under the name of the model: `base_text`, `adapter_text`."""
 
@@ -84,6 +84,7 @@ def _line(
 ) -> Iterator[tuple[str, Any]]:
     yield from (("id", row.id), ("question", row.question), ("expected", row.expected))
     yield "expected_tokens", row.expected_tokens
+    python_expected = code.is_python(row.expected)
     near = repeats.near.get(number) if repeats else None
     if near:
         yield from (
@@ -94,7 +95,7 @@ def _line(
         answer = getattr(row, variant)
         if answer is not None:
             like = next(likenesses) if row.expected is not None else None
-            for name, value in _answer(row, answer, repeats, like).items():
+            for name, value in _answer(row, answer, repeats, like, python_expected).items():
                 yield f"{variant}_{name}", value
             if outcome := getattr(executed, variant, None):
                 yield f"{variant}_executed", outcome.outcome
@@ -102,10 +103,14 @@ def _line(
 
 
 def _answer(
-    row: AnsweredRow, answer: Answer, repeats: Repeats | None, like: Likeness | None
+    row: AnsweredRow,
+    answer: Answer,
+    repeats: Repeats | None,
+    like: Likeness | None,
+    python_expected: bool,
 ) -> dict[str, Any]:
     blocks = code.blocks(answer.text)
-    programs = code.programs(answer.text, python_expected=code.is_python(row.expected))
+    programs = code.programs(answer.text, python_expected=python_expected)
     return {
         "text": answer.text,
         "tokens": answer.tokens,

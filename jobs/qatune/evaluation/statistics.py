@@ -14,6 +14,8 @@ import numpy as np
 from qatune.evaluation.measures import Better, Values
 
 CONFIDENCE, POWER, RESAMPLES, SEED = 0.95, 0.8, 10_000, 0
+_EXCHANGES = 200
+"""For each measure of a family, so that its smallest adjusted p-value is a fifth of 0.05."""
 _FEWEST = 2
 """Rows that can differ from each other."""
 _AT_ONCE = 1 << 22
@@ -24,8 +26,9 @@ NO_DIFFERENCE: Verdict = "no measurable difference"
 
 METHODS = {
     "interval": "95 % percentile bootstrap of the difference over rows (scipy.stats.bootstrap)",
-    "p": "paired permutation test, two-sided: the models' names exchanged at random in each row "
-    "(scipy.stats.permutation_test); for shares McNemar's exact test (scipy.stats.binomtest)",
+    "p": "paired permutation test, two-sided: the models' names exchanged at random in each row, "
+    "at least 200 times for each measure of the family (scipy.stats.permutation_test); for shares "
+    "McNemar's exact test (scipy.stats.binomtest)",
     "family": "Holm's step-down over all measures that have a better direction; a difference is "
     "called one where the adjusted p is below 0.05 and the interval does not hold 0",
     "detectable": "the difference that would be found in 80 % of such samples, at the strictest "
@@ -80,8 +83,8 @@ def compare(
     """
     usable = [pair for pair in pairs if _weights(pair, pair.one + pair.other).any()]
     drawn = _bootstrap(usable, resamples, seed)
-    chances = _permutation(usable, resamples, seed)
     family = [pair.key for pair in usable if pair.better]
+    chances = _permutation(usable, max(resamples, _EXCHANGES * len(family)), seed)
     found = {pair.key: Comparison(rows=0, base=None) for pair in pairs}
     for number, pair in enumerate(usable):
         spread = {name: float(values[number]) for name, values in drawn.items()}

@@ -55,20 +55,19 @@ def change(key: str, found: Comparison, place: str) -> str:
     if found.base is None or found.difference is None:
         return f"{label} was not measured"
     values = [measure.form.format(value) for value in (found.base, found.adapter)]
-    moved, over = f"{label} from {values[0]} to {values[1]}", f"over {found.rows:,} {place}"
+    moved = f"{label} from {values[0]} to {values[1]}"
+    if found.rows == 1:
+        return f"{moved} in one row, which can show nothing"
+    over = f"over {found.rows:,} {place}"
     if found.low is None or found.high is None:
-        return f"{moved} {over}: too few, or equal in every one"
-    low, high, difference = (
-        ("+" if value > 0 else "\N{MINUS SIGN}") + measure.written(value)
-        for value in (found.low, found.high, found.difference)
-    )
-    unit = " points" if "%" in measure.form else ""
-    said = f"{moved}, {difference} (95 % interval {low.removesuffix(unit)} to {high}) {over}"
+        return f"{moved} {over}, equal in each"
+    difference, interval = measure.signed(found.difference), measure.interval(found.low, found.high)
+    said = f"{moved}, {difference} (95 % interval {interval}) {over}"
     if found.verdict != NO_DIFFERENCE:
         return said
     if found.detectable is None:
         return f"{said}; so few rows can show none"
-    return f"{said}; one of {measure.written(found.detectable)} shows in four of five such samples"
+    return f"{said}; one of {measure.amount(found.detectable)} shows in four of five such samples"
 
 
 def _details(compared: Mapping[str, Comparison], leading: str) -> list[str]:

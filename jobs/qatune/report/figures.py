@@ -44,29 +44,13 @@ def _line(measure: Measure, found: Mapping[str, Any]) -> Line:
         better=measure.better,
         base=_shown(found["base"], measure.form),
         adapter=_shown(found["adapter"], measure.form),
-        difference=_signed(measure, found["difference"]),
-        interval=_interval(measure, found["low"], found["high"]),
+        difference=DASH if found["difference"] is None else measure.signed(found["difference"]),
+        interval=DASH if found["low"] is None else measure.interval(found["low"], found["high"]),
         p=_chance(found["p_adjusted"]),
-        detectable=DASH if found["detectable"] is None else measure.written(found["detectable"]),
+        detectable=DASH if found["detectable"] is None else measure.amount(found["detectable"]),
         verdict=found["verdict"] or "",
         meaning=measure.meaning,
     )
-
-
-def _signed(measure: Measure, value: float | None) -> str:
-    if value is None:
-        return DASH
-    size = measure.written(value)
-    if size == measure.written(0):
-        return "0"
-    return ("+" if value > 0 else MINUS) + size
-
-
-def _interval(measure: Measure, low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return DASH
-    unit = " points" if "%" in measure.form else ""
-    return f"{_signed(measure, low).removesuffix(unit)} to {_signed(measure, high)}"
 
 
 def _chance(value: float | None) -> str:

@@ -14,13 +14,15 @@ from qatune.data import answers
 from qatune.data.records import AnsweredRow, FailedRow
 from qatune.data.shards import chunk_of
 from qatune.errors import MissingInputError
+from qatune.evaluation.metrics import Metrics
 from qatune.store import artifacts, manifests
 from qatune.store.manifests import Manifest
 from qatune.store.objects import ObjectRef, Store, verified
 
 ROWS = "rows.parquet"
+_FORMAT = Metrics.model_fields["format"].default
 _READ = {
-    "preprocess": ("lengths.json", "train-"),
+    "preprocess": ("lengths.json",),
     "train": ("metrics.jsonl", "checks.json"),
     "generate": ("parts/",),
 }
@@ -89,6 +91,12 @@ def metrics(store: Store, run: str) -> dict[str, Any]:
     """Read metrics.json of a finished run."""
     (ref,) = _evaluated(store, run).outputs_like("metrics.json")
     content: dict[str, Any] = json.loads(verified(store, ref))
+    if content.get("format") != _FORMAT:
+        raise MissingInputError(
+            f"{store.uri}/{ref.key}: written by another version of qatune; delete the objects of "
+            f"runs/{run}/evaluate and run the stage again: qatune evaluate --run {run} "
+            f"--store {store.uri}"
+        )
     return content
 
 

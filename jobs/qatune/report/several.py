@@ -49,11 +49,11 @@ def comparison(store: Store, names: Sequence[str]) -> dict[str, Any]:
     for run in runs[1:]:
         _refuse_other_rows(runs[0], run)
     contenders = [Contender(run.found.run, run.rows, run.variant) for run in runs]
-    matches = several.matches(contenders)
+    shared, matches = several.shared_ids(contenders), several.matches(contenders)
     return {
         "runs": [_described(run) for run in runs],
-        "shared_rows": len(several.shared_ids(contenders)),
-        "held_out_sha256": _digest(runs[0]),
+        "shared_rows": len(shared),
+        "held_out_sha256": _digest(runs[0], shared),
         "pairs": [asdict(match) for match in matches],
         "statistics": Statistics(
             family=[
@@ -63,7 +63,7 @@ def comparison(store: Store, names: Sequence[str]) -> dict[str, Any]:
                 if each.p_adjusted is not None
             ]
         ).model_dump(),
-        "notes": list(_notes(runs, len(several.shared_ids(contenders)))),
+        "notes": list(_notes(runs, len(shared))),
     }
 
 
@@ -89,9 +89,9 @@ def _refuse_other_rows(first: _Run, other: _Run) -> None:
             )
 
 
-def _digest(run: _Run) -> str:
-    """Return the SHA-256 of the rows' ids and texts, whatever their order."""
-    lines = sorted(json.dumps([name, *texts]) for name, texts in run.questions.items())
+def _digest(run: _Run, ids: Sequence[str]) -> str:
+    """Return the SHA-256 of these rows' ids and texts, whatever their order."""
+    lines = sorted(json.dumps([name, *run.questions[name]]) for name in ids)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

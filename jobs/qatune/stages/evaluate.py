@@ -1,8 +1,9 @@
 """Measure the answers of base and adapter, tell whether one is better, and write the page of it."""
 
-import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -21,6 +22,8 @@ from qatune.report.page import render
 from qatune.store.artifacts import StageRun
 from qatune.store.questions import training_rows
 
+METRICS = "metrics.json"
+
 
 def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
     """Write measures, metrics and report; raise MissingInputError for answers that are damaged.
@@ -31,21 +34,18 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
         found = inputs.load(stage.store, stage.run, stage.recipe)
         stage.used(found.files)
     executed = execute(stage, found.answered, sandbox)
-    with stage.timed("working"):
-        with scratch.folder() as folder:
-            repeats = _repeats(stage, found, folder)
-        rows = _settled_rows(stage, _measured(stage, found, repeats, executed))
-        result = _settled_metrics(
-            stage,
-            metrics(
-                rows,
-                len(found.failed),
-                held_out=not stage.recipe.generate.input,
-                has_adapter=found.has_adapter,
-            ),
+    with scratch.folder() as folder, stage.timed("working"):
+        repeats = _repeats(stage, found, folder)
+        rows = _measured(stage, found, repeats, executed)
+        stage.create(inputs.ROWS, _written(rows, folder))
+        measured = metrics(
+            rows,
+            len(found.failed),
+            held_out=not stage.recipe.generate.input,
+            has_adapter=found.has_adapter,
         )
-        page = render(found, result.model_dump(), rows)
-    _settled(stage, "report.html", page)
+        result = _settled(stage, measured)
+        stage.create("report.html", render(found, result.model_dump(), rows))
     _count(stage, result)
     _track(stage, found, result)
     stage.finish()
@@ -53,10 +53,11 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
 
 
 def _repeats(stage: StageRun, found: Inputs, folder: Path) -> Repeats | None:
-    """Look for what the training rows hold of the answers; None where there are no such rows."""
+    """Look for what the training rows hold of the answers; None if none of them was learned."""
     preprocess = found.stages.get("preprocess")
-    if preprocess is None or not found.has_adapter:
+    if preprocess is None or "train" not in found.stages:
         return None
+    stage.used(preprocess.outputs_like(".parquet", prefix="train-"))
     repeats = Repeats(
         [f"{row.question}\n{row.expected or ''}" for row in found.answered],
         (text for row in found.answered for text in row.texts),
@@ -79,38 +80,37 @@ def _measured(
         return measured_rows.measured(found.answered, repeats, executed, advance=bar.advance)
 
 
-def _settled_rows(stage: StageRun, rows: pa.Table) -> pa.Table:
-    file = io.BytesIO()
-    parquet.write_table(rows, file, compression="zstd")
-    settled = _settled(stage, inputs.ROWS, file.getvalue())
-    try:
-        return parquet.read_table(io.BytesIO(settled), schema=rows.schema)
-    except (pa.ArrowException, OSError):
-        raise _foreign(stage, inputs.ROWS) from None
+def _written(rows: pa.Table, folder: Path) -> Path:
+    path = folder / inputs.ROWS
+    parquet.write_table(rows, path, compression="zstd")
+    return path
 
 
-def _settled_metrics(stage: StageRun, result: Metrics) -> Metrics:
-    settled = _settled(stage, "metrics.json", (result.model_dump_json(indent=1) + "\n").encode())
-    try:
-        return Metrics.model_validate_json(settled)
-    except ValueError:
-        raise _foreign(stage, "metrics.json") from None
+def _settled(stage: StageRun, ours: Metrics) -> Metrics:
+    """Write the metrics unless an earlier start has, and return what counts.
 
-
-def _settled(stage: StageRun, name: str, data: bytes) -> bytes:
-    """Write an output unless an earlier start has, and return what counts.
-
-    Processors differ in the last digit of a sum: a start elsewhere goes on from what is there.
+    Processors differ in the last digit of a sum, so a start elsewhere goes on from what is there.
+    Raises MissingInputError if that is not of these answers.
     """
-    stage.settle(name, data)
-    return stage.adopt(name)
+    stage.settle(METRICS, (ours.model_dump_json(indent=1) + "\n").encode())
+    try:
+        theirs = Metrics.model_validate_json(stage.adopt(METRICS))
+    except ValueError:
+        theirs = None
+    if theirs is None or not _alike(ours.model_dump(), theirs.model_dump()):
+        raise MissingInputError(
+            f"{stage.store.uri}/{stage.key(METRICS)}: not the measures of these answers; delete it "
+            "and run the same command again"
+        )
+    return theirs
 
 
-def _foreign(stage: StageRun, name: str) -> MissingInputError:
-    return MissingInputError(
-        f"{stage.store.uri}/{stage.key(name)}: not what qatune wrote; delete it and run the same "
-        "command again"
-    )
+def _alike(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_alike(ours[key], theirs[key]) for key in ours)
+    return bool(ours == theirs)
 
 
 def _track(stage: StageRun, found: Inputs, result: Metrics) -> None:
@@ -123,8 +123,9 @@ def _track(stage: StageRun, found: Inputs, result: Metrics) -> None:
 
 def _count(stage: StageRun, result: Metrics) -> None:
     stage.counters |= {"rows": result.rows, "errors": result.errors}
+    stage.counters["verdict"] = result.verdict.outcome
     if loss := result.measures.get("loss_per_token"):
-        stage.counters |= {"base_loss_per_token": loss.base, "verdict": result.verdict.outcome}
+        stage.counters["base_loss_per_token"] = loss.base
         if loss.adapter is not None:
             stage.counters["adapter_loss_per_token"] = loss.adapter
     for warning in result.warnings:

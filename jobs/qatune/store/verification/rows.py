@@ -79,14 +79,14 @@ def check_evaluate(chain: Chain) -> dict[str, int]:
     try:
         found = json.loads(whole(chain.store, ref))
         rows, errors = int(found["rows"]), int(found["errors"])
-        run = (found.get("execution") or {}).get("rows")
+        run = int((found.get("execution") or {"rows": 0})["rows"])
     except (ValueError, KeyError, TypeError):
         raise fault(chain.store, ref.key, "not what qatune wrote") from None
     for generated, name, count in (("answers", "rows", rows), ("errors", "errors", errors)):
         chain.check_counter(stage, name, count)
         chain.check_counter("generate", generated, count)
     executed = _executed(chain)
-    if run is not None and run != executed:
+    if run != executed:
         what = f"says that {run} rows were executed, and the parts hold {executed:,}"
         raise fault(chain.store, ref.key, what)
     return {"rows": rows} | ({"executed": executed} if executed else {})
