@@ -48,6 +48,21 @@ measure, the first in the table that has values; the other measures are named be
 taken to be independent of each other: several rows about the same thing make intervals too narrow.
 
 """
+SEVERAL = """
+## Several runs
+
+`qatune report RUN RUN ...` compares each run's adapter (its base, if it has none) with each
+other's, on the rows that all of them answered, by the same statistics; all pairs together are one
+family. Losses per token of models that divide text into other tokens cannot be compared, so bits
+per byte lead. What is refused, with exit code 66:
+
+- `runs 'a' and 'b' answered different rows`: compare runs of the same `data` and `data.split`, or
+  of the same `generate.input`.
+- `metrics.json: written by another version of qatune`: measure the answers again. Delete the
+  objects of that run's `evaluate`, and run the stage.
+- `metrics.json: not the measures of these answers`: said by evaluate, which found what another
+  start had made of other answers. Delete it, and run the stage again.
+"""
 
 
 def tables(section: type[BaseModel], name: str) -> Iterator[str]:
@@ -137,7 +152,7 @@ def pages() -> dict[Path, str]:
     pods = [*tables(Stage, "stages.<stage>"), "\n`stages.coordinator` has the same, without GPU.\n"]
     schema = Metrics.model_json_schema()
     return {
-        DOCS / "metrics.md": METRICS + "".join([*measures(), *parts(schema), *columns()]),
+        DOCS / "metrics.md": METRICS + "".join([*measures(), SEVERAL, *parts(schema), *columns()]),
         DOCS / "metrics.schema.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
         DOCS / "recipe.md": RECIPE + "".join(tables(Recipe, "")),
         DOCS / "values.md": VALUES + "".join([*tables(Values, ""), *pods]),
