@@ -1,9 +1,9 @@
-import csv
 import os
 import random
 from pathlib import Path
 
 import pytest
+from pyarrow import csv
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -18,8 +18,9 @@ def pairs():
     made = random.Random(7)
     lines = [" ".join(made.choices(WORDS.split(), k=made.randrange(60))) for _ in range(120)]
     if folder := os.environ.get("QATUNE_TEST_DATA"):
-        with Path(folder, "mbpp.csv").open(encoding="utf-8") as file:
-            lines += [row["answer"] for row in list(csv.DictReader(file))[:80]]
+        options = csv.ParseOptions(newlines_in_values=True)
+        questions = csv.read_csv(Path(folder, "mbpp.csv"), parse_options=options)
+        lines += questions["answer"].to_pylist()[:80]
     expected = list(lines)
     made.shuffle(expected)
     return [
