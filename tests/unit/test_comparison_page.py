@@ -3,6 +3,7 @@
 import pytest
 from tests.support import made_comparison, made_report
 
+from qatune.report import summary
 from qatune.report.comparison_page import _side_by_side
 
 NAMES = ("one", "two", "three")
@@ -55,3 +56,10 @@ def test_the_page_says_why_a_number_is_missing():
     why = "values on different rows, no number stands here"
     assert why in made_comparison.page(made_comparison.of_three()).decode()
     assert why not in made_comparison.page().decode()
+
+
+def test_the_terminal_shows_names_as_they_are(capsys):
+    found = made_comparison.comparison()
+    found["runs"][0]["model"] = "org/[red]model[/nothing]"
+    summary.print_comparison(found)
+    assert "[red]m" in "".join(capsys.readouterr().out.split())
