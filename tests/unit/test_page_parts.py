@@ -98,3 +98,8 @@ def test_many_steps_without_a_number_are_not_all_named():
     steps = [{"step": at, "loss": None} for at in range(1000, 1009)]
     said = words.not_numbers(steps, "loss")
     assert said == "\u00d7 not a number at step 1,000, 1,001, 1,002, 1,003, 1,004 and 4 more"
+
+
+def test_rows_whose_answers_were_run_are_counted_as_rows():
+    page = made_report.page(made.answered(4)).decode()
+    assert "The answers to 190 rows, run against their tests; passed by both 2" in page

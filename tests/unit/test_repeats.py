@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import pytest
 
@@ -55,3 +56,31 @@ def test_nothing_is_repeated_before_a_training_row_was_seen():
     answer = " ".join(f"w{number}" for number in range(20))
     repeats = Repeats([answer], [answer])
     assert (repeats.overlap(answer), repeats.near) == (0, {})
+
+
+def test_the_order_of_words_counts():
+    made = random.Random(5)
+    text = sentence(made)
+    found = text.split()
+    repeats = Repeats([text, "a b c d", "a"], [text])
+    repeats.see("backwards", " ".join(found[::-1]))
+    repeats.see("turned", " ".join(found[26:] + found[13:26] + found[:13]))
+    repeats.see("short", "b a d c")
+    assert repeats.near == {}
+    assert repeats.overlap(text) == pytest.approx(4 / 28)  # what lies within a third
+
+
+def test_memory_is_some_kilobytes_a_row():
+    made = random.Random(6)
+    rows = 300
+    heldout = [sentence(made, 150) for _ in range(rows)]
+    answers = [sentence(made, 200) for _ in range(2 * rows)]
+    tracemalloc.start()
+    try:
+        repeats = Repeats(heldout, answers)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert repeats.near == {}
+    assert held / rows < 8_000
+    assert peak / rows < 16_000

@@ -1,5 +1,6 @@
 """Several runs side by side: one HTML file that needs nothing but a browser."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _FACTS = (
     ("train_loss", "Training loss", "{:.4f}"),
     ("heldout_loss", "Held-out loss", "{:.4f}"),
 )
+_OF_OTHER_ROWS = f"{figures.DASH} rows differ"
 
 Comparison = Mapping[str, Any]
 Line = tuple[str, list[str]]
@@ -51,13 +53,25 @@ def _mark(pair: Comparison) -> str:
 def _side_by_side(runs: Sequence[Comparison], pairs: Sequence[Comparison]) -> Iterator[Line]:
     """Give each run's measures on the rows that all runs answered."""
     for measure in ACROSS_RUNS:
-        values: dict[str, float] = {}
-        for pair in pairs:
-            if found := pair["measures"].get(measure.key):
-                values.setdefault(pair["one"], found["base"])
-                values.setdefault(pair["other"], found["adapter"])
-        if values:
-            yield measure.label, [_shown(values.get(run["name"]), measure.form) for run in runs]
+        found = [pair for pair in pairs if measure.key in pair["measures"]]
+        if found:
+            values = _values(found, measure.key)
+            cells = [_shown(values.get(run["name"]), measure.form) for run in runs]
+            yield measure.label, cells if values else [_OF_OTHER_ROWS] * len(runs)
+
+
+def _values(pairs: Sequence[Comparison], key: str) -> dict[str, float]:
+    """Return each run's value; none where it is of other rows in another pair.
+
+    A pair's values are of the rows where both of its runs have one.
+    """
+    values: dict[str, float] = {}
+    for pair in pairs:
+        found = pair["measures"][key]
+        for run, value in ((pair["one"], found["base"]), (pair["other"], found["adapter"])):
+            if not math.isclose(values.setdefault(run, value), value, rel_tol=1e-9):
+                return {}
+    return values if len({pair["measures"][key]["rows"] for pair in pairs}) == 1 else {}
 
 
 def _alone(runs: Sequence[Comparison]) -> Iterator[Line]:

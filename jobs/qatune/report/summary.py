@@ -73,7 +73,7 @@ def print_comparison(compared: Mapping[str, Any]) -> None:
         console.print(Text(pair["sentence"], style="bold"))
     table = Table(*(name for name, _ in _COMPARED), box=box.SIMPLE_HEAD)
     for run in compared["runs"]:
-        table.add_row(*(figures.count(run[key]) for _, key in _COMPARED))
+        table.add_row(*(Text(figures.count(run[key])) for _, key in _COMPARED))
     console.print(table)
     for note in compared["notes"]:
         console.print(Text(f"note: {note}"))
@@ -99,6 +99,7 @@ def _measures(metrics: dict[str, Any]) -> "Table":
     """Show the measures; without an adapter, what the base has alone."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     compared = metrics["verdict"]["outcome"] != "not compared"
     table = Table("measure", box=box.SIMPLE_HEAD)
@@ -113,7 +114,8 @@ def _measures(metrics: dict[str, Any]) -> "Table":
             line.interval,
             _SHORT.get(line.verdict, line.verdict),
         )
-        table.add_row(line.label, line.base, *(cells if compared else ()))
+        shown = (line.label, line.base, *(cells if compared else ()))
+        table.add_row(*map(Text, shown))
     return table
 
 
