@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qatune.config import Execute, Recipe
+from qatune.data.executions import SandboxKind
 from qatune.data.records import Executed
 from qatune.errors import MissingInputError, UnavailableError, UsageError, one_line
 from qatune.execution import child
@@ -43,6 +44,17 @@ class LocalSandbox:
         return child.run(program, limits, self.inside)
 
 
+def kind_of(name: str) -> SandboxKind:
+    """Return what `bubblewrap`, `none` or `http://host:port` names; raise UsageError for others."""
+    if name.startswith("http://"):
+        return "server"
+    if name == "bubblewrap":
+        return "bubblewrap"
+    if name == "none":
+        return "none"
+    raise UsageError(f"--sandbox {name}: say bubblewrap, none, or http://host:port")
+
+
 def look_ahead(name: str, recipe: Recipe) -> None:
     """Find out now whether there is a sandbox, if the recipe will ask for one."""
     if recipe.runs_answers:
@@ -55,15 +67,11 @@ def open_sandbox(name: str, limits: Execute, patience: float = PATIENCE_SECONDS)
     `patience` is how long a server may not answer. Raises MissingInputError, and UnavailableError
     for a server.
     """
-    if name.startswith("http://"):
+    kind = kind_of(name)
+    if kind == "server":
         return RemoteSandbox.reached(name, patience)
     child.compute_only_here()
-    if name == "none":
-        sandbox = LocalSandbox()
-    elif name == "bubblewrap":
-        sandbox = LocalSandbox(_bubblewrap())
-    else:
-        raise UsageError(f"--sandbox {name}: say bubblewrap, none, or http://host:port")
+    sandbox = LocalSandbox(_bubblewrap() if kind == "bubblewrap" else ())
     try:
         found = sandbox.run(_TRIAL, limits)
     except UnavailableError as error:
