@@ -306,6 +306,13 @@ def test_none_is_noted_and_a_server_does_the_same():
     assert outcomes(found) == {"1": ("failed", None)}
 
 
+@pytest.mark.parametrize(("allowed", "parallel"), [({3}, 1), (set(range(64)), 8)])
+def test_as_many_run_at_a_time_as_processors_may_be_used(monkeypatch, allowed, parallel):
+    """As under taskset, or in a container on a large node: others' processors do not count."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed)
+    assert sandboxes.open_sandbox("none", a_recipe().execute).parallel == parallel
+
+
 @pytest.fixture
 def no_bubblewrap(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))

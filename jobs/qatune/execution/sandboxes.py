@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from qatune.execution.remote import PATIENCE_SECONDS, RemoteSandbox
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 _TRIAL = Program("import math", "assert math.tau > 6")
 _FIRST_LOOK_SECONDS = 10.0
+_MOST = 8
+"""Programs at a time: a container may be bounded in ways that no process sees."""
 
 
 class Sandbox(Protocol):
@@ -33,12 +35,17 @@ class Sandbox(Protocol):
         """Run one to its end. Raises UnavailableError."""
 
 
+def _processors() -> int:
+    """Count those that this process may use: more programs at a time would only time out."""
+    return min(len(os.sched_getaffinity(0)), _MOST)
+
+
 @dataclass(frozen=True)
 class LocalSandbox:
     """Runs programs on this machine, each in a process of its own."""
 
     inside: Sequence[str] = ()
-    parallel: int = os.cpu_count() or 1
+    parallel: int = field(default_factory=_processors)
 
     def run(self, program: Program, limits: Execute) -> Executed:
         return child.run(program, limits, self.inside)
