@@ -70,6 +70,7 @@ def run(
     artifacts.check_recipe(store, name, recipe)
     if not artifacts.is_complete(store, name, "generate", recipe):
         check_engine(recipe.generate.engine)  # before hours of training
+    if "train" in stages and not artifacts.is_complete(store, name, "train", recipe):
         check_trackers(recipe.train.report_to)
     if not artifacts.is_complete(store, name, "evaluate", recipe):
         look_ahead(sandbox, recipe)

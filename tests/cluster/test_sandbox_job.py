@@ -84,6 +84,22 @@ def test_the_run_is_not_over_before_the_sandbox_is(space, coordinated):
     assert over(space, "slow-execute")
 
 
+def test_one_that_was_suspended_after_its_release_is_set_going_to_end(space, coordinated):
+    ours = coordinated("halted", NOBODY, execute="exit 0")
+    released = {"annotations": {"qatune/released-at": "2026-03-01T12:00:00+00:00"}}
+    space.patch("job", "halted-execute", {"metadata": released})
+    ours.coordinate()
+    assert over(space, "halted-execute")
+    assert over(space, "halted-evaluate")
+
+
+def test_one_that_fails_for_good_fails_no_run(space, coordinated):
+    ours = coordinated("worn", NOBODY, evaluate="sleep 5", execute="exit 65")
+    ours.coordinate()
+    assert over(space, "worn-execute", "Failed")
+    assert over(space, "worn-evaluate")
+
+
 def test_any_coordinator_goes_on_where_the_last_was(space, coordinated, monkeypatch):
     """Each step by a new one: all that is known stands in the Jobs."""
     ours = coordinated("steps", NOBODY, execute="sleep 3")

@@ -82,6 +82,50 @@ SENTENCES = {
         ),
         r"evaluate is running on cpu-1 since .+; its sandbox is gone: execute failed .+",
     ),
+    "the sandbox waits in a queue to end": (
+        a_run(
+            *FINISHED,
+            pods=[AT_WORK],
+            coordinator=COORDINATOR,
+            sandbox=replace(SANDBOX, suspended=True, queue="team"),
+        ),
+        (
+            r"evaluate is complete; waiting for its sandbox's Job: execute is parked behind Kueue "
+            r"queue team since .+"
+        ),
+    ),
+    "the sandbox was suspended before its end": (
+        a_run(
+            *FINISHED,
+            pods=[AT_WORK],
+            coordinator=COORDINATOR,
+            sandbox=replace(SANDBOX, suspended=True),
+        ),
+        (
+            r"evaluate is complete; waiting for its sandbox's Job: execute was suspended by hand "
+            r"after its release; resume it with .+"
+        ),
+    ),
+    "nobody tells the sandbox to end": (
+        a_run(
+            *FINISHED,
+            pods=[a_pod("execute", running_since=NOW, node="cpu-2")],
+            sandbox=SANDBOX,
+        ),
+        (
+            r"evaluate is complete; waiting for its sandbox's Job: execute is running on cpu-2 .+; "
+            r"the coordinator's Job is gone, bring it back with helm upgrade .+"
+        ),
+    ),
+    "the sandbox failed, the run did not": (
+        a_run(
+            *FINISHED,
+            pods=[AT_WORK],
+            coordinator=COORDINATOR,
+            sandbox=replace(SANDBOX, failure=LOST.failure, failed=21),
+        ),
+        r"finished is complete since .+",
+    ),
     "about to be released": (
         a_run(COMPLETE, a_job("train"), pods=[AT_WORK], coordinator=COORDINATOR),
         r"train is about to be released by the coordinator",

@@ -126,9 +126,13 @@ def _look_inside(namespace):
     return pod, shown.stdout, shown.stderr
 
 
+def decoded(bucket, key):
+    return executions.decode(bucket.store.read(key)).rows
+
+
 def outcomes(bucket):
     keys = sorted(bucket.store.keys(f"runs/{RUN}/evaluate/execution/"))
-    return {row.id: row for key in keys for row in executions.decode(bucket.store.read(key))}
+    return {row.id: row for key in keys for row in decoded(bucket, key)}
 
 
 def test_each_answer_has_its_outcome(release, bucket):

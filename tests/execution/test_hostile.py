@@ -103,6 +103,13 @@ def test_an_early_end_is_not_a_pass(sandbox, before):
     assert ran(sandbox, before).outcome == "error"
 
 
+@pytest.mark.parametrize("name", ["dumps", "JSONEncoder.encode", "JSONEncoder.iterencode"])
+def test_an_answer_that_changes_json_does_not_write_its_own_outcome(sandbox, name):
+    code = f'import json\njson.{name} = lambda *_, **__: \'["passed", ""]\''
+    found = sandbox.run(Program(code, "assert 1 == 2"), LIMITS)
+    assert (found.outcome, found.message) == ("failed", "assert 1 == 2")
+
+
 def test_an_end_within_the_tests_is_not_a_pass(sandbox):
     code = "import os\ndef double(number): os._exit(0)"
     found = sandbox.run(Program(code, TESTS), LIMITS)

@@ -9,7 +9,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from tests.support.qatune_command import QATUNE
+from tests.support.qatune_command import QATUNE, fails
 from tests.support.sandboxed import LIMITS, programs, serving
 from tests.support.waiting import wait_for
 
@@ -126,19 +126,25 @@ def test_an_address_is_whole(url):
         RemoteSandbox.reached(url, 1)
 
 
-def test_an_odd_server_is_not_believed(port):
+@pytest.mark.parametrize("parallel", [b'"many"', b"0", b"-1", b"65", b"1000000000", b"null"])
+def test_an_odd_server_is_not_believed(port, parallel):
     def serve(server):
         with suppress(OSError):  # closed at the end
             while True:
                 connection, _ = server.accept()
                 with connection:
                     connection.recv(1 << 16)
-                    connection.sendall(b'HTTP/1.0 200 OK\r\n\r\n{"parallel": "many"}')
+                    connection.sendall(b'HTTP/1.0 200 OK\r\n\r\n{"parallel": ' + parallel + b"}")
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=serve, args=(server,), daemon=True).start()
         with pytest.raises(UnavailableError, match="not what a sandbox of this version says"):
             RemoteSandbox.reached(f"http://127.0.0.1:{server.getsockname()[1]}", 0.3)
+
+
+def test_a_server_offers_no_more_than_is_believed():
+    assert wire.greeted(wire.greeting(64)).parallel == 64
+    assert "is not in the range 1<=x<=64" in fails(64, "sandbox", "--parallel", "65")
 
 
 def test_its_memory_is_closed_to_programs():

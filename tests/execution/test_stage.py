@@ -69,7 +69,8 @@ def test_rows_with_tests_are_run_for_base_and_adapter():
     found = execute(stage, rows, "bubblewrap")
     assert outcomes(found) == {"4": ("failed", "failed"), "1": ("failed", "passed")}
     kept = executions.decode(stage.store.read(PART))
-    assert {row.id: row for row in kept} == found
+    assert kept.sandbox == "bubblewrap"
+    assert {row.id: row for row in kept.rows} == found
     manifest = stage.manifest()
     assert [ref.key for ref in manifest.outputs] == [PART]
     assert len([ref for ref in manifest.inputs if "/test-" in ref.key]) == 2
@@ -185,7 +186,7 @@ def test_killed_at_any_call_of_the_store_what_was_settled_stays(monkeypatch, aft
         for key in stage.store.keys("runs/r/evaluate/execution/"):
             data = stage.store.read(key)
             assert seen.setdefault(key, data) == data
-    kept = [row for key in sorted(seen) for row in executions.decode(seen[key])]
+    kept = [row for key in sorted(seen) for row in executions.decode(seen[key]).rows]
     assert list(found.values()) == kept
     assert len(seen) == 3
     assert number > 10
@@ -250,7 +251,9 @@ def test_equal_programs_run_once(monkeypatch):
     assert len({row.base for row in found.values()}) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n", b"\xff"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{}\n", b"\xff", b'{"sandbox": "none"}\n', b'{"sandbox": "a"}\n']
+)
 def test_outcomes_that_are_not_of_these_rows_are_refused(damage):
     stage = prepared([("1", TESTS)])
     stage.settle("execution/part-00000.jsonl", damage)
@@ -258,13 +261,56 @@ def test_outcomes_that_are_not_of_these_rows_are_refused(damage):
         execute(stage, [answered("1", RIGHT)], "bubblewrap")
 
 
+def noted(unshut, rows):
+    return (
+        f"answers to {unshut} of {rows} rows were run without an isolated sandbox: --sandbox none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "unshut"), [("none", "bubblewrap", 4), ("bubblewrap", "none", 2)]
+)
+def test_after_an_interruption_the_note_is_of_what_was_settled(monkeypatch, first, then, unshut):
+    """Each of the two starts has run some rows; a third opens nothing and notes the same."""
+    monkeypatch.setattr(execution, "CHUNK_ROWS", 4)
+    rows, answers = many(6)
+    stage = prepared(rows)
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: Counting(most=8))
+    with pytest.raises(UnavailableError):
+        execute(stage, answers, first)
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: Counting())
+    for name in (then, "bubblewrap", "none", "http://nobody:1"):
+        again = stage.anew()
+        execute(again, answers, name)
+        assert again.notes == [noted(unshut, 6)]
+
+
+def test_an_outcome_of_another_sandbox_is_not_taken_over(monkeypatch):
+    """A chunk that says bubblewrap holds nothing that ran without."""
+    monkeypatch.setattr(execution, "CHUNK_ROWS", 1)
+    stage, answers = prepared([("1", TESTS), ("2", TESTS)]), [answered(n, RIGHT) for n in "12"]
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: Counting())
+    execute(stage, answers[:1], "none")
+    shut = Counting()
+    monkeypatch.setattr(execution, "open_sandbox", lambda *_: shut)
+    execute(stage.anew(), answers, "bubblewrap")
+    assert len(shut.ran) == 1
+
+
 def test_none_is_noted_and_a_server_does_the_same():
     stage = prepared([("1", TESTS)])
     assert outcomes(execute(stage, [answered("1", RIGHT)], "none")) == {"1": ("passed", None)}
-    assert stage.notes == [execution.UNSHUT]
+    assert stage.notes == [noted(1, 1)]
     with serving() as url:
         found = execute(prepared([("1", TESTS)]), [answered("1", WRONG)], url)
     assert outcomes(found) == {"1": ("failed", None)}
+
+
+@pytest.mark.parametrize(("allowed", "parallel"), [({3}, 1), (set(range(64)), 8)])
+def test_as_many_run_at_a_time_as_processors_may_be_used(monkeypatch, allowed, parallel):
+    """As under taskset, or in a container on a large node: others' processors do not count."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed)
+    assert sandboxes.open_sandbox("none", a_recipe().execute).parallel == parallel
 
 
 @pytest.fixture
@@ -324,12 +370,13 @@ def test_a_file_with_tests_through_all_stages(tmp_path):
     done = qatune("run", given, "--store", tmp_path / "store")
     assert done.returncode == 0, done.stderr
     part = tmp_path / "store" / "runs" / "mine" / "evaluate" / "execution" / "part-00000.jsonl"
-    found = executions.decode(part.read_bytes())
+    chunk = executions.decode(part.read_bytes())
+    found = chunk.rows
     assert len(found) in {5, 6}
     assert {row.base.outcome for row in found} <= {"error", "failed", "no_code"}
     verified = qatune("verify", "mine", "--store", tmp_path / "store")
     assert f"{len(found)} executed" in verified.stdout
     again = replace(found[0], base=Executed("passed", ""))
     part.chmod(0o644)
-    part.write_bytes(executions.encode([again, *found[1:]]))
+    part.write_bytes(executions.encode(replace(chunk, rows=[again, *found[1:]])))
     assert "part-00000.jsonl" in fails(66, "verify", "mine", "--store", tmp_path / "store")

@@ -13,6 +13,7 @@ from qatune import cli, tracking
 from qatune.config import Data, Model, Recipe, Train
 from qatune.errors import BadRecipeError
 from qatune.importing import check_trackers
+from qatune.store import artifacts
 from qatune.store.folder import FolderStore
 
 ROWS = "0" * 64
@@ -249,6 +250,18 @@ def test_a_library_that_is_missing_is_found_before_anything_is_written(tmp_path,
         cli.cli(["run", *arguments], standalone_mode=False)
     assert not list(FolderStore(str(tmp_path)).keys(""))
     check_trackers(["mlflow"])
+
+
+@pytest.mark.parametrize("changed", ["generate.adapter=none", "train.max_steps=3"])
+def test_no_library_is_asked_for_where_nothing_is_trained(tmp_path, monkeypatch, changed):
+    """Without an adapter, or with one that is trained already; then the first stage is begun."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(cli, "_run_stage", lambda *_, **__: pytest.fail("begun"))
+    trained = "max_steps" in changed
+    monkeypatch.setattr(artifacts, "is_complete", lambda *given: given[2] == "train" and trained)
+    given = ["--set", "train.report_to=[wandb]", "--set", changed]
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        cli.cli(["run", "demo", "--store", str(tmp_path), *given], standalone_mode=False)
 
 
 def test_nothing_is_imported_or_sent_unless_asked(monkeypatch):

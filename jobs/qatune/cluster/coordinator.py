@@ -112,6 +112,7 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self._ahead = [stage for stage in self.names if stage != jobs.SANDBOX]
+        self._told = False
 
     def coordinate(self) -> None:
         """Return when all stages are done; raise StageFailedError when one has failed."""
@@ -171,7 +172,8 @@ class Coordinator:
     def _close_sandbox(self) -> bool:
         """Tell the sandbox to end; True when its Job is over.
 
-        One that was never released is, for Jobs are waited for until they are complete.
+        Jobs are waited for until they are complete, and one that is suspended never is: so it is
+        set going for that, whoever suspended it. But in Kueue's queue, Kueue alone may do so.
         """
         assert self.sandbox is not None
         try:
@@ -180,9 +182,13 @@ class Coordinator:
             return True
         if job.complete or job.failure:
             return True
-        if job.unreleased or job.set_back:
+        if not self._told:
+            said = "evaluate is complete; waiting for its sandbox's Job"
+            log.get().info(said, job=job.name, suspended=job.suspended, queue=job.queue or "-")
+            self._told = True
+        if job.unreleased or job.set_back or (job.suspended and not job.queue):
             self._release(job)
-        else:
+        elif not job.suspended:
             ending.end(self.sandbox)
         return False
 

@@ -34,12 +34,30 @@ def _at_the_end(facts: Facts) -> str:
     if coordinator and coordinator.told and coordinator.told[-1][0] in facts.missing:
         return _missing(facts, coordinator.told[-1][0])
     last = facts.stages[-1] if facts.stages else None
+    if last and last.stage == _LAST and facts.sandbox:
+        return _closing(facts, last, facts.sandbox)
     if last and last.complete and (coordinator or last.stage == _LAST):
         return _complete(facts, last.complete.at)
     return (
         "all Jobs that are there are complete, but the coordinator's, which knows more, is gone; "
         f"bring it back with {failures.again(facts.any_job)}"
     )
+
+
+def _closing(facts: Facts, last: StageJob, sandbox: StageJob) -> str:
+    """Name the sandbox's Job, if the coordinator, after evaluate, still waits for it."""
+    assert last.complete
+    if sandbox.complete or sandbox.failure:
+        return _complete(facts, last.complete.at)
+    if sandbox.suspended:
+        said = _suspended(facts, sandbox, last)
+    else:
+        said = waiting_or_running(facts, sandbox)
+    said = f"evaluate is complete; waiting for its sandbox's Job: {said}"
+    if facts.coordinator is None and not sandbox.unreleased:
+        again = failures.again(sandbox)
+        return f"{said}; the coordinator's Job is gone, bring it back with {again}"
+    return said
 
 
 def _missing(facts: Facts, stage: str | None) -> str:

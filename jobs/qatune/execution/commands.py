@@ -2,6 +2,8 @@
 
 import click
 
+from qatune.execution import MOST_PARALLEL
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -10,7 +12,7 @@ import click
 )
 @click.option(
     "--parallel",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_PARALLEL),
     default=2,
     show_default=True,
     help="Programs at a time; each may take the recipe's execute.memory_mb.",

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from qatune.config import Execute, Recipe
+from qatune.data.executions import SandboxKind
 from qatune.data.records import Executed
 from qatune.errors import MissingInputError, UnavailableError, UsageError, one_line
 from qatune.execution import child
@@ -19,6 +20,8 @@ from qatune.execution.remote import PATIENCE_SECONDS, RemoteSandbox
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 _TRIAL = Program("import math", "assert math.tau > 6")
 _FIRST_LOOK_SECONDS = 10.0
+_MOST = 8
+"""Programs at a time: a container may be bounded in ways that no process sees."""
 
 
 class Sandbox(Protocol):
@@ -32,15 +35,31 @@ class Sandbox(Protocol):
         """Run one to its end. Raises UnavailableError."""
 
 
+def _processors() -> int:
+    """Count those that this process may use: more programs at a time would only time out."""
+    return min(len(os.sched_getaffinity(0)), _MOST)
+
+
 @dataclass(frozen=True)
 class LocalSandbox:
     """Runs programs on this machine, each in a process of its own."""
 
     inside: Sequence[str] = ()
-    parallel: int = os.cpu_count() or 1
+    parallel: int = field(default_factory=_processors)
 
     def run(self, program: Program, limits: Execute) -> Executed:
         return child.run(program, limits, self.inside)
+
+
+def kind_of(name: str) -> SandboxKind:
+    """Return what `bubblewrap`, `none` or `http://host:port` names; raise UsageError for others."""
+    if name.startswith("http://"):
+        return "server"
+    if name == "bubblewrap":
+        return "bubblewrap"
+    if name == "none":
+        return "none"
+    raise UsageError(f"--sandbox {name}: say bubblewrap, none, or http://host:port")
 
 
 def look_ahead(name: str, recipe: Recipe) -> None:
@@ -55,15 +74,11 @@ def open_sandbox(name: str, limits: Execute, patience: float = PATIENCE_SECONDS)
     `patience` is how long a server may not answer. Raises MissingInputError, and UnavailableError
     for a server.
     """
-    if name.startswith("http://"):
+    kind = kind_of(name)
+    if kind == "server":
         return RemoteSandbox.reached(name, patience)
     child.compute_only_here()
-    if name == "none":
-        sandbox = LocalSandbox()
-    elif name == "bubblewrap":
-        sandbox = LocalSandbox(_bubblewrap())
-    else:
-        raise UsageError(f"--sandbox {name}: say bubblewrap, none, or http://host:port")
+    sandbox = LocalSandbox(_bubblewrap() if kind == "bubblewrap" else ())
     try:
         found = sandbox.run(_TRIAL, limits)
     except UnavailableError as error:

@@ -17,17 +17,17 @@ from pyarrow import parquet
 from qatune import log, scratch
 from qatune.config import Execute
 from qatune.data import executions
+from qatune.data.executions import Chunk
 from qatune.data.records import Answer, AnsweredRow, Executed, ExecutedRow
 from qatune.errors import MissingInputError
 from qatune.execution.program import Program, code_of
-from qatune.execution.sandboxes import Sandbox, open_sandbox
+from qatune.execution.sandboxes import Sandbox, kind_of, open_sandbox
 from qatune.log import Progress
 from qatune.store import manifests
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import NoSuchObjectError, fetch
 
 CHUNK_ROWS = 32
-UNSHUT = "answers were run without an isolated sandbox: --sandbox none"
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,26 @@ def execute(
     with stage.timed("loading"):
         tests = _tests(stage)
     asked = [_tested(row, tests[row.id]) for row in rows if row.id in tests]
-    if sandbox == "none":
-        stage.note(UNSHUT)
-    execution, done = _Execution(stage, sandbox), list[ExecutedRow]()
+    execution, chunks = _Execution(stage, sandbox), list[Chunk]()
     total = sum(len(row.programs) for row in asked)
     with stage.timed("working"), stage.progress("executing", total, "answers") as bar:
         for number, start in enumerate(range(0, len(asked), CHUNK_ROWS)):
-            done += execution.chunk(number, asked[start : start + CHUNK_ROWS], bar)
+            chunks.append(execution.chunk(number, asked[start : start + CHUNK_ROWS], bar))
+    _note_unshut(stage, chunks)
+    done = [row for chunk in chunks for row in chunk.rows]
     log.get().info("executed", rows=len(done), outcomes=_counted(done))
     return {row.id: row for row in done}
+
+
+def _note_unshut(stage: StageRun, chunks: Sequence[Chunk]) -> None:
+    """Ask the chunks: this start may have adopted them from one with another --sandbox."""
+    rows = sum(len(chunk.rows) for chunk in chunks)
+    unshut = sum(len(chunk.rows) for chunk in chunks if chunk.sandbox == "none")
+    if unshut:
+        stage.note(
+            f"answers to {unshut:,} of {rows:,} rows were run without an isolated sandbox: "
+            "--sandbox none"
+        )
 
 
 def _tests(stage: StageRun) -> dict[str, str]:
@@ -100,7 +111,7 @@ def _tested(row: AnsweredRow, tests: str) -> _Tested:
 
 class _Execution:
     def __init__(self, stage: StageRun, sandbox: str) -> None:
-        self._stage, self._name = stage, sandbox
+        self._stage, self._name, self._kind = stage, sandbox, kind_of(sandbox)
         self._known: dict[Program, Executed] = {}
 
     @property
@@ -111,21 +122,26 @@ class _Execution:
     def _sandbox(self) -> Sandbox:
         return open_sandbox(self._name, self._limits)
 
-    def chunk(self, number: int, rows: Sequence[_Tested], bar: Progress) -> list[ExecutedRow]:
+    def chunk(self, number: int, rows: Sequence[_Tested], bar: Progress) -> Chunk:
         """Return what is settled of a chunk, which is run first if nothing is."""
         name = f"execution/part-{number:05d}.jsonl"
         try:
             settled = self._stage.adopt(name)
             bar.skip(sum(len(row.programs) for row in rows))
         except NoSuchObjectError:
-            self._stage.settle(name, executions.encode(self._run(rows, bar)))
+            ran = Chunk(self._kind, self._run(rows, bar))
+            self._stage.settle(name, executions.encode(ran))
             settled = self._stage.adopt(name)
         found = _decoded(self._stage, name, settled, rows)
-        for row, outcome in zip(rows, found, strict=True):
+        if found.sandbox == self._kind:  # a chunk says where all of its programs were run
+            self._know(rows, found.rows)
+        return found
+
+    def _know(self, rows: Sequence[_Tested], outcomes: Sequence[ExecutedRow]) -> None:
+        for row, outcome in zip(rows, outcomes, strict=True):
             self._known[row.base] = outcome.base
             if row.adapter and outcome.adapter:
                 self._known[row.adapter] = outcome.adapter
-        return found
 
     def _run(self, rows: Sequence[_Tested], bar: Progress) -> list[ExecutedRow]:
         """Run several at a time, and equal programs once."""
@@ -155,13 +171,13 @@ def _not_waited_for(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
     pool.shutdown()
 
 
-def _decoded(stage: StageRun, name: str, data: bytes, rows: Sequence[_Tested]) -> list[ExecutedRow]:
+def _decoded(stage: StageRun, name: str, data: bytes, rows: Sequence[_Tested]) -> Chunk:
     """Read a settled chunk; raise MissingInputError if it is not one of these rows."""
     try:
         found = executions.decode(data)
     except ValueError:
-        found = []
-    if [row.id for row in found] != [row.id for row in rows]:
+        found = None
+    if found is None or [row.id for row in found.rows] != [row.id for row in rows]:
         raise MissingInputError(
             f"{stage.store.uri}/{stage.key(name)}: not the outcomes that qatune wrote; delete it "
             "and run the same command again"

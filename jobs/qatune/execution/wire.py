@@ -1,13 +1,14 @@
 """What evaluate and a sandbox elsewhere say to each other: a program, and its outcome. Pure."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from qatune.config import Execute
 from qatune.data.records import MESSAGE_CHARACTERS, Executed
 from qatune.errors import one_line
+from qatune.execution import MOST_PARALLEL
 from qatune.execution.program import Program
 
 _Read = TypeVar("_Read")
@@ -27,7 +28,7 @@ class Request:
 class Greeting:
     """What a sandbox says of itself."""
 
-    parallel: int
+    parallel: Annotated[int, Field(ge=1, le=MOST_PARALLEL)]
     """So many programs at a time."""
 
 

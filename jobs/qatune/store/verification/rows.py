@@ -97,7 +97,7 @@ def _executed(chain: Chain) -> int:
     ids: set[str] = set()
     for ref in chain.stages["evaluate"].outputs_like(".jsonl", prefix="execution/"):
         try:
-            found = executions.decode(whole(chain.store, ref))
+            found = executions.decode(whole(chain.store, ref)).rows
         except ValueError:
             raise fault(chain.store, ref.key, "not the outcomes that qatune wrote") from None
         for row in found:
