@@ -9,7 +9,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-WIDTH, LAYERS, HEADS, POSITIONS = 256, 4, 4, 1024
+WIDTH, LAYERS, HEADS, POSITIONS = 64, 2, 2, 1024
 
 
 def make(folder: Path) -> None:
