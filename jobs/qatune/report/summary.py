@@ -104,7 +104,7 @@ def _measures(metrics: dict[str, Any]) -> "Table":
     compared = metrics["verdict"]["outcome"] != "not compared"
     table = Table("measure", box=box.SIMPLE_HEAD)
     for name in ("base", "adapter", "difference", "95 % interval") if compared else ("base",):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     if compared:
         table.add_column("verdict")
     for line in figures.table(metrics["measures"]):
