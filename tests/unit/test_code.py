@@ -52,22 +52,22 @@ def test_where_python_is_expected(expected, python):
 @pytest.mark.parametrize(
     ("answer", "python_expected", "parses"),
     [
-        (fenced(PROGRAM), False, True),
-        (fenced("def double(:"), False, False),
-        (fenced("ls -l", "bash"), True, None),  # another language is counted only
-        (fenced(PROGRAM, ""), True, True),
-        (fenced(PROGRAM, ""), False, None),
-        (fenced(PROGRAM) + "\n" + fenced("x ="), False, False),
-        (PROGRAM, True, True),
-        (PROGRAM, False, None),
-        ("def double(number):", True, False),
-        ("I do not know.", True, False),
-        ("", True, False),
-        ("x = 1\x00", True, False),
-        ("(" * 5000, True, False),
-        (r"x = '\d'", True, True),  # a warning of Python's, no error
+        (fenced(PROGRAM), False, [True]),
+        (fenced("def double(:"), False, [False]),
+        (fenced("ls -l", "bash"), True, []),  # another language is counted only
+        (fenced(PROGRAM, ""), True, [True]),
+        (fenced(PROGRAM, ""), False, []),
+        (fenced(PROGRAM) + "\n" + fenced("x ="), False, [True, False]),
+        (PROGRAM, True, [True]),
+        (PROGRAM, False, []),
+        ("def double(number):", True, [False]),
+        ("I do not know.", True, [False]),
+        ("", True, [False]),
+        ("x = 1\x00", True, [False]),
+        ("(" * 5000, True, [False]),
+        (r"x = '\d'", True, [True]),  # a warning of Python's, no error
     ],
 )
 def test_whether_code_parses(answer, python_expected, parses):
     programs = code.programs(answer, python_expected=python_expected)
-    assert code.parses(programs) is parses
+    assert [code.parses(program) for program in programs] == parses

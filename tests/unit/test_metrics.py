@@ -191,6 +191,16 @@ def test_perplexity_that_is_no_float_is_left_out():
     assert measured(rows).corpus.base.perplexity is None
 
 
+def test_code_in_answers_is_counted_block_by_block():
+    text = "```python\nx = 1\n```\n```sh\nls\n```\n```py\nx =\n```\n```\nopen"
+    (row,) = made.answered(1)
+    found = table([replace(row, adapter=replace(row.adapter, text=text))]).to_pylist()[0]
+    counts = {name: found[f"adapter_code_{name}"] for name in ("blocks", "closed", "python")}
+    assert counts == {"blocks": 4, "closed": 3, "python": 2}
+    assert (found["adapter_code_parsed"], found["adapter_code_parses"]) == (1, False)
+    assert (found["base_code_python"], found["base_code_parses"]) == (0, None)
+
+
 def test_every_column_is_there_and_described():
     found = table(made.answered(4))
     described = (DOCS / "metrics.md").read_text(encoding="utf-8")

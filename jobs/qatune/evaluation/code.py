@@ -3,7 +3,6 @@
 import ast
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # CommonMark 0.31, section 4.5, without fences inside of lists.
@@ -72,9 +71,9 @@ def programs(text: str, *, python_expected: bool) -> list[str]:
     ]
 
 
-def parses(code: Sequence[str]) -> bool | None:
-    """Tell whether all of it parses; None where there is none."""
-    return all(_parsed(each) is not None and each.strip() for each in code) if code else None
+def parses(program: str) -> bool:
+    """Tell whether a program parses, and is one."""
+    return bool(program.strip()) and _parsed(program) is not None
 
 
 def _parsed(code: str) -> ast.Module | None:

@@ -38,6 +38,8 @@ VARIANT_FIELDS = (
     ("empty", pa.bool_(), "Nothing but white space."),
     ("code_blocks", pa.int32(), "Fenced blocks."),
     ("code_closed", pa.int32(), "Those of them that end."),
+    ("code_python", pa.int32(), "Programs in it that should be Python: blocks, or the whole text."),
+    ("code_parsed", pa.int32(), "Those of them that parse."),
     ("code_parses", pa.bool_(), "Whether its Python parses; null where none is there or expected."),
     ("training_overlap", pa.float64(), "Share of its 13-grams of words that training rows hold."),
     ("executed", pa.string(), "What its tests made of it, where the row has some."),
@@ -110,7 +112,9 @@ def _answer(
     python_expected: bool,
 ) -> dict[str, Any]:
     blocks = code.blocks(answer.text)
-    programs = code.programs(answer.text, python_expected=python_expected)
+    parsed = [
+        code.parses(each) for each in code.programs(answer.text, python_expected=python_expected)
+    ]
     return {
         "text": answer.text,
         "tokens": answer.tokens,
@@ -123,6 +127,8 @@ def _answer(
         "empty": not answer.text.strip(),
         "code_blocks": len(blocks),
         "code_closed": sum(block.closed for block in blocks),
-        "code_parses": code.parses(programs),
+        "code_python": len(parsed),
+        "code_parsed": sum(parsed),
+        "code_parses": all(parsed) if parsed else None,
         "training_overlap": repeats.overlap(answer.text) if repeats else None,
     }

@@ -20,6 +20,6 @@ def code_of(answer: str) -> str:
     """
     blocks = code.blocks(answer.replace("\r\n", "\n"))
     for block in blocks:
-        if block.closed and (block.is_python or not block.language) and code.parses([block.text]):
+        if block.closed and (block.is_python or not block.language) and code.parses(block.text):
             return block.text
     return blocks[0].text if blocks else answer
