@@ -11,6 +11,7 @@ Names and values that several templates need:
   qatune.executes     not empty where answers are run, in a sandbox beside evaluate
   qatune.jobs         those stages, and the sandbox where there is one
   qatune.sandbox      URL by which the sandbox is reached
+  qatune.sandbox.port its port
   qatune.store.port   port of the store's endpoint
 */ -}}
 
@@ -90,8 +91,10 @@ qatune/attempt: {{ int .root.Values.run.attempt | quote }}
 {{- end -}}
 
 {{- define "qatune.sandbox" -}}
-http://{{ include "qatune.job.name" (dict "root" . "stage" "execute") }}:8021
+http://{{ include "qatune.job.name" (dict "root" . "stage" "execute") }}:{{ include "qatune.sandbox.port" . }}
 {{- end -}}
+
+{{- define "qatune.sandbox.port" -}}8021{{- end -}}
 
 {{- define "qatune.store.port" -}}
 {{- $url := .Values.store.endpoint | default "https://s3" | urlParse -}}

@@ -227,10 +227,11 @@ class Coordinator:
     def _fail(self, job: StageJob, reason: str) -> None:
         """Say on the later Jobs, in an Event, and by the exit code why the run stands still."""
         sentence = f"{reason}; {failures.way_out(job)}"
-        sandboxes = [jobs.SANDBOX] if self.sandbox else []
+        later_jobs = list(self._ahead[1:])
         if self.sandbox:
             self._give_up_sandbox(self.sandbox)
-        for stage in [*self._ahead[1:], *sandboxes]:
+            later_jobs.append(jobs.SANDBOX)
+        for stage in later_jobs:
             with suppress(NoSuchObjectError):  # deleted by hand: nothing to say it on
                 later = self._read(stage)
                 if later.suspended:
