@@ -56,7 +56,6 @@ def run(
     """Run all stages of RECIPE here: a shipped one (demo, ...) or a file."""
     from pathlib import Path
 
-    from qatune.execution.sandboxes import look_ahead
     from qatune.importing import check_engine, check_trackers
     from qatune.recipe import load_values
     from qatune.store import artifacts
@@ -72,8 +71,10 @@ def run(
         check_engine(recipe.generate.engine)  # before hours of training
     if "train" in stages and not artifacts.is_complete(store, name, "train", recipe):
         check_trackers(recipe.train.report_to)
-    if not artifacts.is_complete(store, name, "evaluate", recipe):
-        look_ahead(sandbox, recipe)
+    if recipe.runs_answers and not artifacts.is_complete(store, name, "evaluate", recipe):
+        from qatune.execution.sandboxes import look_ahead
+
+        look_ahead(sandbox, recipe.execute)
     ran, since = False, BEGAN
     for stage in stages:
         given: dict[str, Any] = {"sandbox": sandbox} if stage == "evaluate" else {}

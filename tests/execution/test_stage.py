@@ -321,27 +321,26 @@ def no_bubblewrap(monkeypatch, tmp_path):
 
 def test_without_bubblewrap_it_says_what_to_do(no_bubblewrap):
     with pytest.raises(MissingInputError, match=r"install bubblewrap .*--sandbox none"):
-        sandboxes.look_ahead("bubblewrap", a_recipe())
-    sandboxes.look_ahead("bubblewrap", a_recipe(tests=None))
-    sandboxes.look_ahead("none", a_recipe())
+        sandboxes.look_ahead("bubblewrap", a_recipe().execute)
+    sandboxes.look_ahead("none", a_recipe().execute)
 
 
 def test_where_namespaces_are_forbidden_it_repeats_the_reason(no_bubblewrap):
     (no_bubblewrap / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
     (no_bubblewrap / "bwrap").chmod(0o755)
     with pytest.raises(MissingInputError, match=r"bwrap: No permissions.*--sandbox none"):
-        sandboxes.look_ahead("bubblewrap", a_recipe())
+        sandboxes.look_ahead("bubblewrap", a_recipe().execute)
 
 
 def test_another_kernel_is_refused(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(MissingInputError, match="riscv64"):
-        sandboxes.look_ahead("none", a_recipe())
+        sandboxes.look_ahead("none", a_recipe().execute)
 
 
 def test_an_unknown_sandbox_is_a_usage_error():
     with pytest.raises(UsageError, match="say bubblewrap, none, or"):
-        sandboxes.look_ahead("docker", a_recipe())
+        sandboxes.look_ahead("docker", a_recipe().execute)
 
 
 def test_a_run_is_refused_before_anything_is_done(tmp_path):
@@ -350,6 +349,11 @@ def test_a_run_is_refused_before_anything_is_done(tmp_path):
     line = fails(66, "run", "demo", *given, env={"PATH": str(tmp_path)})
     assert "--sandbox none" in line
     assert not (tmp_path / "store").exists()
+
+
+def test_a_run_without_tests_needs_no_sandbox(tmp_path):
+    given = ("--store", tmp_path / "store", "--set", "data.source=nowhere.csv")
+    assert "sandbox" not in fails(66, "run", "demo", *given, env={"PATH": str(tmp_path)})
 
 
 def test_a_file_with_tests_through_all_stages(tmp_path):

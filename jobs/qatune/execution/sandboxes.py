@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from qatune.config import Execute, Recipe
+from qatune.config import Execute
 from qatune.data.executions import SandboxKind
 from qatune.data.records import Executed
 from qatune.errors import MissingInputError, UnavailableError, UsageError, one_line
@@ -62,10 +62,9 @@ def kind_of(name: str) -> SandboxKind:
     raise UsageError(f"--sandbox {name}: say bubblewrap, none, or http://host:port")
 
 
-def look_ahead(name: str, recipe: Recipe) -> None:
-    """Find out now whether there is a sandbox, if the recipe will ask for one."""
-    if recipe.runs_answers:
-        open_sandbox(name, recipe.execute, patience=_FIRST_LOOK_SECONDS)
+def look_ahead(name: str, limits: Execute) -> None:
+    """Find out now whether there is a sandbox that will be asked for later."""
+    open_sandbox(name, limits, patience=_FIRST_LOOK_SECONDS)
 
 
 def open_sandbox(name: str, limits: Execute, patience: float = PATIENCE_SECONDS) -> Sandbox:
