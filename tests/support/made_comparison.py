@@ -29,7 +29,9 @@ def pair(one, other, outcome="worse"):
         **{key: found for key, found in measures.items() if key != "loss_per_token"},
     }
     sentence = VERDICTS[outcome].format(one=one, other=other)
-    return {"one": one, "other": other, "measures": measures, "sentence": sentence}
+    return {
+        "one": one, "other": other, "measures": measures, "outcome": outcome, "sentence": sentence,
+    }  # fmt: skip
 
 
 def run(name):

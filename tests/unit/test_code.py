@@ -69,5 +69,5 @@ def test_where_python_is_expected(expected, python):
     ],
 )
 def test_whether_code_parses(answer, python_expected, parses):
-    programs = code.programs(answer, python_expected=python_expected)
+    programs = code.programs(answer, code.blocks(answer), python_expected=python_expected)
     assert [code.parses(program) for program in programs] == parses

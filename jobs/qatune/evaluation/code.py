@@ -3,6 +3,7 @@
 import ast
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # CommonMark 0.31, section 4.5, without fences inside of lists.
@@ -58,12 +59,11 @@ def is_python(expected: str | None) -> bool:
     return tree is not None and any(isinstance(each, _STATEMENTS) for each in tree.body)
 
 
-def programs(text: str, *, python_expected: bool) -> list[str]:
-    """Return what of an answer should be Python.
+def programs(text: str, found: Sequence[Block], *, python_expected: bool) -> list[str]:
+    """Return what of an answer should be Python; `found` are its blocks.
 
     Blocks that say so; where Python is expected also those that say nothing, else the whole text.
     """
-    found = blocks(text)
     if not found:
         return [text] if python_expected else []
     return [

@@ -113,7 +113,8 @@ def _answer(
 ) -> dict[str, Any]:
     blocks = code.blocks(answer.text)
     parsed = [
-        code.parses(each) for each in code.programs(answer.text, python_expected=python_expected)
+        code.parses(each)
+        for each in code.programs(answer.text, blocks, python_expected=python_expected)
     ]
     return {
         "text": answer.text,

@@ -1,6 +1,6 @@
 """Several models compared on the rows that all of them answered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -11,7 +11,7 @@ from qatune.evaluation import statistics
 from qatune.evaluation.comparing import paired
 from qatune.evaluation.measures import ACROSS_RUNS
 from qatune.evaluation.statistics import NO_DIFFERENCE, Comparison
-from qatune.evaluation.verdicts import change
+from qatune.evaluation.verdicts import NOT_COMPARED, change, leading_measure
 
 _LEADING = ACROSS_RUNS[0].key
 
@@ -37,6 +37,8 @@ class Match:
     one: str
     other: str
     measures: dict[str, Comparison]
+    outcome: str
+    """What the leading measure says of the other, or `not compared`."""
     sentence: str
 
 
@@ -47,9 +49,8 @@ def shared_ids(contenders: Sequence[Contender]) -> list[str]:
     return [name for name in ids if all(name in other for other in others)]
 
 
-def matches(contenders: Sequence[Contender]) -> list[Match]:
+def matches(contenders: Sequence[Contender], ids: Sequence[str]) -> list[Match]:
     """Compare each with each, on the shared rows. All comparisons make up one family."""
-    ids = shared_ids(contenders)
     sides = {each.name: (each.of(ids), each.variant) for each in contenders}
     couples = list(combinations(sides, 2))
     pairs = [
@@ -69,19 +70,16 @@ def matches(contenders: Sequence[Contender]) -> list[Match]:
 
 
 def _match(one: str, other: str, measures: dict[str, Comparison]) -> Match:
-    return Match(one, other, measures, " ".join(_sentences(one, other, measures)))
-
-
-def _sentences(one: str, other: str, measures: dict[str, Comparison]) -> Iterator[str]:
-    leading = next((key for key, each in measures.items() if each.verdict), None)
+    leading = leading_measure(measures)
     if leading is None:
-        yield f"{other} and {one}: no row can be compared."
-        return
+        said = f"{other} and {one}: no row can be compared."
+        return Match(one, other, measures, NOT_COMPARED, said)
     found = measures[leading]
-    said = change(leading, found, "shared rows")
-    if found.verdict == NO_DIFFERENCE:
-        yield f"No measurable difference between {one} and {other}: {said}."
+    outcome, moved = found.verdict or NO_DIFFERENCE, change(leading, found, "shared rows")
+    if outcome == NO_DIFFERENCE:
+        said = f"No measurable difference between {one} and {other}: {moved}."
     else:
-        yield f"{other} is {found.verdict} than {one}: {said}."
+        said = f"{other} is {outcome} than {one}: {moved}."
     if leading != _LEADING:
-        yield "Their losses could not be compared."
+        said += " Their losses could not be compared."
+    return Match(one, other, measures, outcome, said)

@@ -81,14 +81,21 @@ def compare(
 
     Equal values and seeds give equal results. A measure without a row of both has no numbers.
     """
-    usable = [pair for pair in pairs if _weights(pair, pair.one + pair.other).any()]
-    drawn = _bootstrap(usable, resamples, seed)
-    family = [pair.key for pair in usable if pair.better]
-    chances = _permutation(usable, max(resamples, _EXCHANGES * len(family)), seed)
+    weighed = {pair.key: _weights(pair, pair.one + pair.other) for pair in pairs}
+    usable = [pair for pair in pairs if weighed[pair.key].any()]
     found = {pair.key: Comparison(rows=0, base=None) for pair in pairs}
+    if not usable:
+        return found
+    family = [pair.key for pair in usable if pair.better]
+    weights = np.column_stack([weighed[pair.key] for pair in usable])
+    differences = np.column_stack([np.nan_to_num(pair.other - pair.one) for pair in usable])
+    drawn = _bootstrap(weights * differences, weights, resamples, seed)
+    exchanges = max(resamples, _EXCHANGES * len(family))
+    chances = _permutation(weights * differences, exchanges, seed)
     for number, pair in enumerate(usable):
         spread = {name: float(values[number]) for name, values in drawn.items()}
-        found[pair.key] = _compared(pair, spread, float(chances[number]), len(family))
+        chance = _mcnemar(pair) if pair.yes_or_no else float(chances[number])
+        found[pair.key] = _compared(pair, weights[:, number], spread, chance, len(family))
     return _judged(found, {pair.key: pair.better for pair in usable if pair.better})
 
 
@@ -107,21 +114,16 @@ def _weights(pair: Paired, values: Values) -> Values:
     return np.where(np.isnan(values), 0.0, weights)
 
 
-def _terms(pairs: Sequence[Paired]) -> tuple[Values, Values]:
-    """Return weight x difference and weight, (rows, measures) each."""
-    weights = np.column_stack([_weights(pair, pair.one + pair.other) for pair in pairs])
-    differences = np.column_stack([np.nan_to_num(pair.other - pair.one) for pair in pairs])
-    return weights * differences, weights
+def _bootstrap(terms: Values, weights: Values, resamples: int, seed: int) -> dict[str, Values]:
+    """Return low, high and error (standard) of each measure's difference.
 
-
-def _bootstrap(pairs: Sequence[Paired], resamples: int, seed: int) -> dict[str, Values]:
-    """Return low, high and error (standard) of each measure's difference."""
+    `terms` are weight x difference, `weights` the weights; (rows, measures) each.
+    """
     from scipy import stats
 
-    rows = len(pairs[0].one) if pairs else 0
+    rows, measures = terms.shape
     if rows < _FEWEST:
-        return {name: np.full(len(pairs), np.nan) for name in ("low", "high", "error")}
-    terms, weights = _terms(pairs)
+        return {name: np.full(measures, np.nan) for name in ("low", "high", "error")}
 
     def difference(drawn: Any, axis: int) -> Any:
         """Take (resamples, rows) row numbers; return (measures, resamples)."""
@@ -147,14 +149,13 @@ def _bootstrap(pairs: Sequence[Paired], resamples: int, seed: int) -> dict[str, 
     return {"low": low, "high": high, "error": np.nanstd(spread, axis=-1, ddof=1)}
 
 
-def _permutation(pairs: Sequence[Paired], resamples: int, seed: int) -> Values:
-    """Return each measure's p-value."""
+def _permutation(terms: Values, resamples: int, seed: int) -> Values:
+    """Return each measure's p-value; `terms` are weight x difference, (rows, measures)."""
     from scipy import stats
 
-    rows = len(pairs[0].one) if pairs else 0
+    rows, measures = terms.shape
     if rows < _FEWEST:
-        return np.ones(len(pairs))
-    terms, _ = _terms(pairs)
+        return np.ones(measures)
 
     def total(signed: Any, axis: int) -> Any:
         """Take (resamples, rows) row numbers, those of exchanged rows negative."""
@@ -165,10 +166,7 @@ def _permutation(pairs: Sequence[Paired], resamples: int, seed: int) -> Values:
         (np.arange(1.0, rows + 1),), total, permutation_type="samples", vectorized=True,
         n_resamples=resamples, batch=max(_AT_ONCE // rows, 1), rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return np.array([
-        _mcnemar(pair) if pair.yes_or_no else chance
-        for pair, chance in zip(pairs, found.pvalue, strict=True)
-    ])  # fmt: skip
+    return found.pvalue
 
 
 def _mcnemar(pair: Paired) -> float:
@@ -180,10 +178,11 @@ def _mcnemar(pair: Paired) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _compared(pair: Paired, spread: dict[str, float], chance: float, family: int) -> Comparison:
+def _compared(
+    pair: Paired, weights: Values, spread: dict[str, float], chance: float, family: int
+) -> Comparison:
     from scipy.stats import norm
 
-    weights = _weights(pair, pair.one + pair.other)
     total = weights.sum()
     one, other = (
         float((weights * np.nan_to_num(values)).sum() / total) for values in (pair.one, pair.other)

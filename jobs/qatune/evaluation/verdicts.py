@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from qatune.evaluation.measures import BY_KEY
 from qatune.evaluation.statistics import NO_DIFFERENCE, Comparison
 
+NOT_COMPARED: Literal["not compared"] = "not compared"
 _OUTCOMES = ("better", "worse", NO_DIFFERENCE)
 
 
@@ -27,11 +28,11 @@ def verdict(
     compared: Mapping[str, Comparison], rows: int, *, held_out: bool, has_adapter: bool
 ) -> Verdict:
     """Judge an adapter by its base. `held_out`: the answers are to rows that training left out."""
-    leading = next((key for key, each in compared.items() if each.verdict), None)
     if not rows:
         return _not_compared("No question was answered.")
     if not has_adapter:
         return _not_compared(f"The base model alone{_loss(compared)}: nothing to compare it with.")
+    leading = leading_measure(compared)
     if leading is None:
         return _not_compared(f"{rows:,} questions were answered; none could be scored.")
     place = "held-out rows" if held_out else "rows"
@@ -43,6 +44,11 @@ def verdict(
         sentence=f"{outcome.capitalize()}: {change(leading, found, place)}.",
         details=list(_details(compared, leading)),
     )
+
+
+def leading_measure(compared: Mapping[str, Comparison]) -> str | None:
+    """Return the first of the family that has values."""
+    return next((key for key, each in compared.items() if each.verdict), None)
 
 
 def change(key: str, found: Comparison, place: str) -> str:
@@ -90,4 +96,4 @@ def _loss(compared: Mapping[str, Comparison]) -> str:
 
 
 def _not_compared(sentence: str) -> Verdict:
-    return Verdict(outcome="not compared", measure=None, sentence=sentence, details=[])
+    return Verdict(outcome=NOT_COMPARED, measure=None, sentence=sentence, details=[])

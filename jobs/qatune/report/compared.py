@@ -46,11 +46,7 @@ def corpus(found: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, str
     """Write the measures that are of all rows at once: label, base, adapter."""
     base, adapter = (found[variant] or {} for variant in ("base", "adapter"))
     return [
-        (label, form.format(base[key]), _shown(adapter.get(key), form))
+        (label, form.format(base[key]), figures.shown(adapter.get(key), form))
         for key, label, form in _CORPUS
         if base.get(key) is not None
     ]
-
-
-def _shown(number: float | None, form: str) -> str:
-    return figures.DASH if number is None else form.format(number)

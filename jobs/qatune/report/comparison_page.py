@@ -15,7 +15,7 @@ _FACTS = (
     ("rows", "Rows answered", "{:,}"),
     ("trainable_parameters", "Trained parameters", "{:,}"),
     ("steps", "Optimizer steps", "{:,}"),
-    ("seconds", "Seconds of training", "{:,.1f}"),
+    ("seconds", "Seconds of the train stage", "{:,.1f}"),
     ("samples_per_second", "Samples per second", "{:,.3f}"),
     ("train_loss", "Training loss", "{:.4f}"),
     ("heldout_loss", "Held-out loss", "{:.4f}"),
@@ -36,18 +36,15 @@ def render_comparison(comparison: Comparison) -> bytes:
         comparison=comparison,
         runs=runs,
         marks=compared.MARKS,
-        pairs=[(pair, _mark(pair), compared.lines(pair["measures"])) for pair in pairs],
+        pairs=[
+            (pair, compared.MARKS[pair["outcome"]], compared.lines(pair["measures"]))
+            for pair in pairs
+        ],
         side_by_side=list(_side_by_side(runs, pairs)),
         alone=list(_alone(runs)),
         facts=list(_facts(runs)),
         meanings=list(_meanings(pairs)),
     )
-
-
-def _mark(pair: Comparison) -> str:
-    """Mark a pair by its leading measure: the first that has a verdict."""
-    verdicts = [found["verdict"] for found in pair["measures"].values() if found["verdict"]]
-    return compared.MARKS[verdicts[0] if verdicts else "not compared"]
 
 
 def _side_by_side(runs: Sequence[Comparison], pairs: Sequence[Comparison]) -> Iterator[Line]:
@@ -56,7 +53,7 @@ def _side_by_side(runs: Sequence[Comparison], pairs: Sequence[Comparison]) -> It
         found = [pair for pair in pairs if measure.key in pair["measures"]]
         if found:
             values = _values(found, measure.key)
-            cells = [_shown(values.get(run["name"]), measure.form) for run in runs]
+            cells = [figures.shown(values.get(run["name"]), measure.form) for run in runs]
             yield measure.label, cells if values else [_OF_OTHER_ROWS] * len(runs)
 
 
@@ -85,25 +82,21 @@ def _alone(runs: Sequence[Comparison]) -> Iterator[Line]:
 def _moved(found: Mapping[str, float | None] | None, form: str) -> str:
     if found is None or found["base"] is None:
         return figures.DASH
-    before = _shown(found["base"], form)
+    before = figures.shown(found["base"], form)
     return (
         before
         if found["adapter"] is None
-        else f"{before} \N{RIGHTWARDS ARROW} {_shown(found['adapter'], form)}"
+        else f"{before} \N{RIGHTWARDS ARROW} {figures.shown(found['adapter'], form)}"
     )
 
 
 def _facts(runs: Sequence[Comparison]) -> Iterator[Line]:
     for key, label, form in _FACTS:
         if any(run[key] is not None for run in runs):
-            yield label, [_shown(run[key], form) for run in runs]
+            yield label, [figures.shown(run[key], form) for run in runs]
 
 
 def _meanings(pairs: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
     for measure in ACROSS_RUNS:
         if any(measure.key in pair["measures"] for pair in pairs):
             yield measure.label, measure.meaning
-
-
-def _shown(value: Any, form: str) -> str:
-    return figures.DASH if value is None else form.format(value)

@@ -42,8 +42,8 @@ def _line(measure: Measure, found: Mapping[str, Any]) -> Line:
         key=measure.key,
         label=measure.label,
         better=measure.better,
-        base=_shown(found["base"], measure.form),
-        adapter=_shown(found["adapter"], measure.form),
+        base=shown(found["base"], measure.form),
+        adapter=shown(found["adapter"], measure.form),
         difference=DASH if found["difference"] is None else measure.signed(found["difference"]),
         interval=DASH if found["low"] is None else measure.interval(found["low"], found["high"]),
         p=_chance(found["p_adjusted"]),
@@ -64,13 +64,14 @@ def spent(stage: Manifest) -> list[str]:
     parts = [stage.seconds.get(kind, 0.0) for kind in SECONDS]
     return [
         *(f"{value:,.1f}" for value in (*parts, sum(parts))),
-        _shown(stage.counters.get("tokens_per_second"), "{:,.0f}"),
-        _shown(stage.counters.get("padding_share"), "{:.1%}"),
-        _shown(stage.counters.get("peak_share"), "{:.1%}"),
+        shown(stage.counters.get("tokens_per_second"), "{:,.0f}"),
+        shown(stage.counters.get("padding_share"), "{:.1%}"),
+        shown(stage.counters.get("peak_share"), "{:.1%}"),
     ]
 
 
-def _shown(value: float | str | None, form: str) -> str:
+def shown(value: Any, form: str) -> str:
+    """Write a value, or a dash where there is none."""
     return DASH if value is None else form.format(value)
 
 

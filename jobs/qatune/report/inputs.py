@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from qatune.config import Recipe
 from qatune.data import answers
-from qatune.data.records import AnsweredRow, FailedRow
+from qatune.data.records import AnsweredRow, FailedRow, Outcome
 from qatune.data.shards import chunk_of
 from qatune.errors import MissingInputError
 from qatune.evaluation.metrics import Metrics
@@ -24,7 +24,7 @@ _FORMAT = Metrics.model_fields["format"].default
 _READ = {
     "preprocess": ("lengths.json",),
     "train": ("metrics.jsonl", "checks.json"),
-    "generate": ("parts/",),
+    "generate": ("errors/",),
 }
 
 
@@ -38,8 +38,8 @@ class Inputs:
     """Manifests of preprocess, train and generate, of those that the run has."""
     digests: dict[str, str]
     """SHA-256 of each of these manifests."""
-    answered: list[AnsweredRow]
     failed: list[FailedRow]
+    """Rows without an answer."""
     steps: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     lengths: dict[str, Any] | None = None
@@ -72,15 +72,13 @@ def load(store: Store, run: str, recipe: Recipe) -> Inputs:
     if recipe.generate.adapter != "train":
         found.pop("train", None)
     stages = {stage: manifest for stage, (manifest, _) in found.items()}
-    answered, failed = rows(store, stages["generate"])
     measured = [ref for stage in stages.values() for ref in stage.outputs_like("metrics.jsonl")]
     return Inputs(
         run=run,
         recipe=recipe,
         stages=stages,
         digests={stage: sha256 for stage, (_, sha256) in found.items()},
-        answered=answered,
-        failed=failed,
+        failed=answers.divided(_outcomes(store, stages["generate"], "errors/"))[1],
         steps=list(_lines_of(store, measured)),
         lengths=_content(store, stages.get("preprocess"), "lengths.json"),
         checks=_content(store, stages.get("train"), "checks.json"),
@@ -119,12 +117,12 @@ def _evaluated(store: Store, run: str) -> Manifest:
 
 def rows(store: Store, generate: Manifest) -> tuple[list[AnsweredRow], list[FailedRow]]:
     """Read all answers and all rows without one, in the order of the input."""
-    parts = _by_chunk(generate.outputs_like(".jsonl", "parts/"))
-    return answers.divided([row for ref in parts for row in answers.decode(verified(store, ref))])
+    return answers.divided(_outcomes(store, generate, "parts/"))
 
 
-def _by_chunk(refs: Sequence[ObjectRef]) -> list[ObjectRef]:
-    return sorted(refs, key=lambda ref: chunk_of(ref.key))
+def _outcomes(store: Store, generate: Manifest, folder: str) -> list[Outcome]:
+    refs = sorted(generate.outputs_like(".jsonl", folder), key=lambda ref: chunk_of(ref.key))
+    return [row for ref in refs for row in answers.decode(verified(store, ref))]
 
 
 def _content(store: Store, stage: Manifest | None, name: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ class _Run:
     metrics: dict[str, Any]
     rows: pa.Table
 
-    @property
+    @cached_property
     def questions(self) -> dict[str, tuple[str, str | None]]:
         """What was asked, and what was expected, by id; of failed rows the id alone counts."""
         columns = (self.rows[name].to_pylist() for name in ("id", "question", "expected"))
@@ -32,9 +33,9 @@ class _Run:
             name: (question, expected) for name, question, expected in zip(*columns, strict=True)
         }
 
-    @property
+    @cached_property
     def ids(self) -> set[str]:
-        return {*self.rows["id"].to_pylist(), *(row.id for row in self.found.failed)}
+        return {*self.questions, *(row.id for row in self.found.failed)}
 
     @property
     def variant(self) -> str:
@@ -49,7 +50,8 @@ def comparison(store: Store, names: Sequence[str]) -> dict[str, Any]:
     for run in runs[1:]:
         _refuse_other_rows(runs[0], run)
     contenders = [Contender(run.found.run, run.rows, run.variant) for run in runs]
-    shared, matches = several.shared_ids(contenders), several.matches(contenders)
+    shared = several.shared_ids(contenders)
+    matches = several.matches(contenders, shared)
     return {
         "runs": [_described(run) for run in runs],
         "shared_rows": len(shared),

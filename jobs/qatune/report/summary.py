@@ -24,7 +24,7 @@ _STYLES = {"better": "bold green", "worse": "bold red"} | dict.fromkeys(
 )
 _COMPARED = (
     ("run", "name"), ("model", "model"), ("rows", "rows"), ("samples/s", "samples_per_second"),
-    ("seconds", "seconds"), ("steps", "steps"), ("training loss", "train_loss"),
+    ("seconds of train", "seconds"), ("steps", "steps"), ("training loss", "train_loss"),
     ("held-out loss", "heldout_loss"),
 )  # fmt: skip
 """Columns of a comparison and where they come from."""
@@ -54,11 +54,12 @@ def _summary(store: Store, run: str) -> "Group":
 
     metrics = inputs.metrics(store, run)
     found = inputs.load(store, run, artifacts.bound_recipe(store, run))
+    answered, _ = inputs.rows(store, found.stages["generate"])
     verdict = metrics["verdict"]
     parts: list[Text | Table] = [Text(verdict["sentence"], style=_STYLES[verdict["outcome"]])]
     parts += [Text(f"  {each}") for each in verdict["details"]]
     parts += [Text(f"  warning: {each}", style="yellow") for each in _warnings(found, metrics)]
-    parts += [_measures(metrics), _answers(chosen(found.answered)), _seconds(found.stages)]
+    parts += [_measures(metrics), _answers(chosen(answered)), _seconds(found.stages)]
     return Group(*parts)
 
 

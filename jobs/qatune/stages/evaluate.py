@@ -1,7 +1,7 @@
 """Measure the answers of base and adapter, tell whether one is better, and write the page of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from qatune import log, scratch, tracking
-from qatune.data.records import ExecutedRow
+from qatune.data.records import AnsweredRow, ExecutedRow
 from qatune.errors import MissingInputError
 from qatune.evaluation import rows as measured_rows
 from qatune.evaluation.comparing import metrics
@@ -32,11 +32,13 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
     """
     with stage.timed("loading"):
         found = inputs.load(stage.store, stage.run, stage.recipe)
-        stage.used(found.files)
-    executed = execute(stage, found.answered, sandbox)
+        generate = found.stages["generate"]
+        answered, _ = inputs.rows(stage.store, generate)
+        stage.used([*found.files, *generate.outputs_like(prefix="parts/")])
+    executed = execute(stage, answered, sandbox)
     with scratch.folder() as folder, stage.timed("working"):
-        repeats = _repeats(stage, found, folder)
-        rows = _measured(stage, found, repeats, executed)
+        repeats = _repeats(stage, found, answered, folder)
+        rows = _measured(stage, answered, repeats, executed)
         stage.create(inputs.ROWS, _written(rows, folder))
         measured = metrics(
             rows,
@@ -52,15 +54,17 @@ def run(stage: StageRun, sandbox: str = "bubblewrap") -> None:
     log.get().info("evaluated", verdict=result.verdict.sentence, rows=result.rows)
 
 
-def _repeats(stage: StageRun, found: Inputs, folder: Path) -> Repeats | None:
+def _repeats(
+    stage: StageRun, found: Inputs, answered: Sequence[AnsweredRow], folder: Path
+) -> Repeats | None:
     """Look for what the training rows hold of the answers; None if none of them was learned."""
     preprocess = found.stages.get("preprocess")
     if preprocess is None or "train" not in found.stages:
         return None
     stage.used(preprocess.outputs_like(".parquet", prefix="train-"))
     repeats = Repeats(
-        [f"{row.question}\n{row.expected or ''}" for row in found.answered],
-        (text for row in found.answered for text in row.texts),
+        [f"{row.question}\n{row.expected or ''}" for row in answered],
+        (text for row in answered for text in row.texts),
     )
     total = int(preprocess.counters.get("rows_train") or 0)
     with stage.progress("comparing with training rows", total, "rows") as bar:
@@ -72,12 +76,12 @@ def _repeats(stage: StageRun, found: Inputs, folder: Path) -> Repeats | None:
 
 def _measured(
     stage: StageRun,
-    found: Inputs,
+    answered: Sequence[AnsweredRow],
     repeats: Repeats | None,
     executed: Mapping[str, ExecutedRow] | None,
 ) -> pa.Table:
-    with stage.progress("measuring", len(found.answered), "rows") as bar:
-        return measured_rows.measured(found.answered, repeats, executed, advance=bar.advance)
+    with stage.progress("measuring", len(answered), "rows") as bar:
+        return measured_rows.measured(answered, repeats, executed, advance=bar.advance)
 
 
 def _written(rows: pa.Table, folder: Path) -> Path:
