@@ -81,6 +81,7 @@ class Watch:
             return self._once("overfitted", self._overfitted())
         self._losses.append(line["loss"])
         said = self._once("exploded", self._explosion(line["step"], line["grad_norm"]))
+        said += self._once("skipped", self._skips(so_far=True))
         due = max(_LONG, self._steps // 4)
         if line["step"] == due and due < self._steps:
             said += self._once("flat", self._flat(so_far=True))
@@ -122,12 +123,13 @@ class Watch:
             "lower train.learning_rate"
         )
 
-    def _skips(self) -> str | None:
+    def _skips(self, *, so_far: bool = False) -> str | None:
         """Tell of gradients that were no numbers: only float16 comes this far with them."""
         if self._skipped <= max(_SKIPPED_SHARE * len(self._losses), _FEWEST_BEFORE):
             return None
+        nothing = "nothing so far" if so_far else "nothing"
         return (
-            f"{self._skipped} of {len(self._losses)} steps taught nothing: their gradients "
+            f"{self._skipped} of {len(self._losses)} steps taught {nothing}: their gradients "
             "overflowed in float16. Set model.dtype to bfloat16 or float32"
         )
 
