@@ -39,7 +39,7 @@ CHECKS = {
     "sample": SAMPLE,
     "rows_without_eos": 0,
     "supervised_share": 0.41,
-    "warnings": ["step 37: the loss is not a number: lower train.learning_rate"],
+    "warnings": ["34 of 500 steps taught nothing: their gradients overflowed"],
 }
 
 

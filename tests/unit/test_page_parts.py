@@ -95,8 +95,8 @@ def test_an_answer_that_looks_like_an_end_mark_is_none():
 
 
 def test_many_steps_without_a_number_are_not_all_named():
-    steps = [{"step": at, "loss": None} for at in range(1000, 1009)]
-    said = words.not_numbers(steps, "loss")
+    steps = [{"step": at, "grad_norm": None} for at in range(1000, 1009)]
+    said = words.not_numbers(steps)
     assert said == "\u00d7 not a number at step 1,000, 1,001, 1,002, 1,003, 1,004 and 4 more"
 
 

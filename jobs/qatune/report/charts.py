@@ -6,7 +6,7 @@ The same numbers give the same bytes.
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Stand-ins that become the page's own colours.
@@ -41,7 +41,6 @@ def losses(steps: Sequence[dict[str, Any]]) -> str:
             *_columns(held_out), color=_ACCENT, linewidth=2, label="held out",
             marker="o" if len(held_out) <= _MARKED else "", markersize=4.5,
         )  # fmt: skip
-        _cross(axes, broken(steps, "loss"))
         axes.set_xlabel("optimizer step")
         # Above the curves, wherever they go.
         axes.legend(
@@ -78,7 +77,7 @@ def gradient_norm(steps: Sequence[dict[str, Any]], limit: float | None = None) -
         axes.plot(*_columns(_highest(found)), color=_ACCENT, linewidth=1.4)
         if not wide:
             axes.set_ylim(bottom=0)
-        _cross(axes, broken(steps, "grad_norm"))
+        _cross(axes, broken(steps))
         if limit and found and limit <= max(norm for _, norm in found):
             axes.axhline(limit, color=_SECOND, linewidth=1.6, linestyle=_DASHED)
             axes.annotate(
@@ -91,13 +90,13 @@ def gradient_norm(steps: Sequence[dict[str, Any]], limit: float | None = None) -
 
 
 def points(steps: Sequence[dict[str, Any]], name: str) -> list[Point]:
-    """Return (step, value) of the steps that have a finite one."""
-    return [(step["step"], step[name]) for step in steps if _finite(step.get(name))]
+    """Return (step, value) of the steps that have one."""
+    return [(step["step"], step[name]) for step in steps if step.get(name) is not None]
 
 
-def broken(steps: Sequence[dict[str, Any]], name: str) -> list[int]:
-    """Return the steps whose value was written, but is no finite number."""
-    return [step["step"] for step in steps if name in step and not _finite(step[name])]
+def broken(steps: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the steps whose gradient was no number: the journal has null in its place."""
+    return [step["step"] for step in steps if "grad_norm" in step and step["grad_norm"] is None]
 
 
 def _in_decades(axis: Any, span: float) -> None:
@@ -107,10 +106,6 @@ def _in_decades(axis: Any, span: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1,) if span > _MANY_DECADES else (1, 3), numticks=8))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _cross(axes: Any, steps: Sequence[int]) -> None:

@@ -111,12 +111,12 @@ def _outcomes(execution: dict[str, Any] | None) -> list[tuple[str, Any, Any]]:
 def _charts(found: Inputs) -> Iterator[tuple[str, str, str]]:
     steps = found.steps
     if any("loss" in step for step in steps):
-        yield "Loss per token", charts.losses(steps), words.not_numbers(steps, "loss")
+        yield "Loss per token", charts.losses(steps), ""
         yield "Learning rate", charts.learning_rate(steps), ""
     if any("grad_norm" in step for step in steps):
         limit = found.recipe.train.max_grad_norm
         svg = charts.gradient_norm(steps, limit)
-        yield "Norm of the gradient", svg, words.not_numbers(steps, "grad_norm")
+        yield "Norm of the gradient", svg, words.not_numbers(steps)
     if found.lengths:
         yield "Lengths of the rows", charts.histogram(found.lengths), figures.lengths(found.lengths)
 

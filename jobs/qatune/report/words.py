@@ -35,9 +35,9 @@ def sample(found: Mapping[str, Any] | None) -> Sample | None:
     )
 
 
-def not_numbers(steps: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Name the steps at which a curve has no value to draw."""
-    missing = charts.broken([dict(step) for step in steps], name)
+def not_numbers(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Name the steps at which the curve of the gradient's norm has no value to draw."""
+    missing = charts.broken(steps)
     if not missing:
         return ""
     named = ", ".join(f"{step:,}" for step in missing[:_NAMED_STEPS])
