@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from qatune.config import Lora
 from qatune.data import learning
 from qatune.errors import BadDataError, BadRecipeError, QatuneError
-from qatune.model import adapters
+from qatune.model import adapters, training_rows
 from qatune.model.batches import Collator
+from qatune.model.configs import load_config
 from qatune.model.recorder import Recorder
 from qatune.stages import train
 from qatune.store import manifests
@@ -123,6 +124,13 @@ def test_a_collator_that_masks_the_end_is_found(llama, monkeypatch):
     wanted = "training row 0: 3 of its 4 tokens to learn are supervised, without the end mark: a b"
     with pytest.raises(QatuneError, match=wanted):
         run(training.recipe(llama))
+
+
+def test_of_all_names_of_rows_the_first_is_kept(llama, tmp_path):
+    stage = training.prepared(MemoryStore(), training.recipe(llama))
+    rows = training_rows.read(stage, load_config(llama), tmp_path)
+    assert rows.train.column_names == ["input_ids", "answer_start"]
+    assert rows.first_id == "1"
 
 
 def test_questions_on_both_sides_are_told_of_again(llama):

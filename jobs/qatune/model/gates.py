@@ -73,7 +73,7 @@ def check(
     without, first = int((~ends).sum()), asked[0]
     return Gates(
         Sample(
-            rows.train["id"][0].as_py(),
+            rows.first_id,
             tokenizer.decode(first.prompt),
             tokenizer.decode(first.ids),
             len(first.ids),

@@ -15,12 +15,16 @@ from qatune.model.scoring import Row
 from qatune.store.artifacts import StageRun
 from qatune.store.objects import fetch
 
+_TOKENS = {"input_ids": pa.list_(pa.int32()), "answer_start": pa.int32()}
+
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Columns id, input_ids and answer_start of all training rows, and the held-out ones."""
+    """Columns input_ids and answer_start of all training rows, and the held-out ones."""
 
     train: pa.Table
+    first_id: str
+    """Of the first training row: the others' are not kept."""
     lengths: np.ndarray
     heldout: list[Row]
     limit: int
@@ -31,10 +35,11 @@ def read(stage: StageRun, model_config: Any, folder: Path) -> TrainingRows:
     """Read the rows and find what would fail later, before any weights are read."""
     train = stage.recipe.train
     checks.check_target_modules(train.lora.target_modules, checks.skeleton(model_config))
-    table = _read_rows(stage, "train-", folder)
-    heldout = _read_rows(stage, "test-", folder)
+    table = _read_rows(stage, "train-", folder, {"id": pa.string()} | _TOKENS)
+    heldout = _read_rows(stage, "test-", folder, _TOKENS)
     if not len(table):
         raise BadDataError("there is no row to train on: all were rejected or are held out")
+    first_id, table = table["id"][0].as_py(), table.drop_columns("id")
     limit = checks.sequence_limit(train.max_length, model_config)
     if limit < train.max_length:
         stage.note(f"train.max_length {train.max_length} is capped to the model's {limit}")
@@ -48,18 +53,15 @@ def read(stage: StageRun, model_config: Any, folder: Path) -> TrainingRows:
     stage.counters["truncated_rows"] = cut
     if cut:
         stage.note(f"{cut} rows are cut to {limit} tokens: they lose the end of their answer")
-    return TrainingRows(table, lengths, _scoring_rows(heldout), limit)
+    return TrainingRows(table, first_id, lengths, _scoring_rows(heldout), limit)
 
 
-def _read_rows(stage: StageRun, prefix: str, folder: Path) -> pa.Table:
+def _read_rows(
+    stage: StageRun, prefix: str, folder: Path, columns: dict[str, pa.DataType]
+) -> pa.Table:
     """Fetch and verify the parquet parts of one side of the split."""
     refs = stage.parent("preprocess").outputs_like(".parquet", prefix)
     stage.used(refs)
-    columns = {
-        "id": pa.string(),
-        "input_ids": pa.list_(pa.int32()),
-        "answer_start": pa.int32(),
-    }
     tables = [pa.schema(columns).empty_table()]
     for ref in refs:
         path = fetch(stage.store, ref, folder / "rows" / ref.key.rsplit("/", 1)[-1])
