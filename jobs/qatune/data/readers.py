@@ -82,15 +82,16 @@ def known_names() -> str:
     return f"its name must end in {', '.join(_READERS)}, plain or with {', '.join(ARCHIVES)}"
 
 
-def _record(where: str, row: int, texts: Sequence[Any], tests: Any = None) -> Record:
-    """Check question, answer and, where a column holds one, the id of a record, and its tests."""
+def _record(where: str, row: int, cells: Sequence[Any], *, tested: bool) -> Record:
+    """Check a record's cells, in the order of `_places`; if `tested`, the last holds its tests."""
+    texts, tests = (cells[:-1], cells[-1]) if tested else (cells, None)
     reason = _fault(texts)
     if reason is None and tests is not None:
-        reason = _text_fault(tests)
+        reason = _text_fault([tests])
     if reason is None:
-        question, answer, *name = texts
+        name = texts[2] if len(texts) > 2 else None  # noqa: PLR2004
         given = tests if tests and tests.strip() else None
-        return SourceRow(where, row, question, answer, name[0] if name else None, given)
+        return SourceRow(where, row, texts[0], texts[1], name, given)
     shown = [text if isinstance(text, str) else None for text in texts[:2]]
     return Rejected(where, row, reason, *shown)
 
@@ -98,20 +99,22 @@ def _record(where: str, row: int, texts: Sequence[Any], tests: Any = None) -> Re
 def _fault(texts: Sequence[Any]) -> Reason | None:
     if None in texts or (len(texts) > 2 and texts[2] == ""):  # noqa: PLR2004
         return "null"
-    for text in texts:
-        if reason := _text_fault(text):
-            return reason
+    if reason := _text_fault(texts):
+        return reason
     if not texts[0].strip():
         return "empty_question"
     return None if texts[1].strip() else "empty_answer"
 
 
-def _text_fault(text: Any) -> Reason | None:
-    if not isinstance(text, str):
-        return "malformed"
-    if not _is_unicode(text):
-        return "undecodable"
-    return "nul_byte" if "\0" in text else None
+def _text_fault(texts: Sequence[Any]) -> Reason | None:
+    for text in texts:
+        if not isinstance(text, str):
+            return "malformed"
+        if not _is_unicode(text):
+            return "undecodable"
+        if "\0" in text:
+            return "nul_byte"
+    return None
 
 
 def _is_unicode(text: str) -> bool:
@@ -234,8 +237,8 @@ def read_csv(file: BufferedReader, where: str, columns: Columns) -> Iterator[Rec
     for row, record in enumerate(records, start=1):
         if len(record) == len(header):
             # An empty cell is how CSV writes a null.
-            texts = [record[place] or None for place in places]
-            yield _record(where, row, texts, texts.pop() if columns.tests else None)
+            cells = [record[place] or None for place in places]
+            yield _record(where, row, cells, tested=columns.tests is not None)
         else:
             texts = [record[place] if place < len(record) else None for place in places[:2]]
             yield Rejected(where, row, "malformed", *texts)
@@ -260,8 +263,8 @@ def read_jsonl(file: BufferedReader, where: str, columns: Columns) -> Iterator[R
         if len(found) < 1000:  # noqa: PLR2004  # names for the message, not all of a hostile file
             found.update(dict.fromkeys(fields))
         found.update((name, None) for name in names if name in fields)
-        texts = [_id_or_text(fields, name, columns) for name in names]
-        yield _record(where, row, texts, texts.pop() if columns.tests else None)
+        cells = [_id_or_text(fields, name, columns) for name in names]
+        yield _record(where, row, cells, tested=columns.tests is not None)
     if found:
         _places(where, columns, list(found))
 
@@ -310,8 +313,7 @@ def read_parquet(file: BufferedReader, where: str, columns: Columns) -> Iterator
     for batch in source.iter_batches(_PARQUET_ROWS, columns=names):
         for cells in zip(*(_texts(batch.column(name)) for name in names), strict=True):
             row += 1
-            texts = list(cells)
-            yield _record(where, row, texts, texts.pop() if columns.tests else None)
+            yield _record(where, row, cells, tested=columns.tests is not None)
 
 
 def _check_type(where: str, field: pa.Field, *, is_id: bool) -> None:
