@@ -10,12 +10,26 @@ import numpy as np
 from qatune.config import Split
 from qatune.errors import BadDataError
 
+_64_BITS = (1 << 64) - 1
+
 
 def group_hash(question: str, seed: int) -> int:
     """64 bits that are equal for questions that differ in case or white space only."""
-    normal = " ".join(question.casefold().split())
     key = seed.to_bytes(16, "little", signed=True)
-    return int.from_bytes(blake2b(normal.encode(), digest_size=8, key=key).digest(), "little")
+    digest = blake2b(_normal(question).encode(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little")
+
+
+def passing_hash(question: str) -> int:
+    """64 bits like those of `group_hash`, in a third of the time, for this process alone.
+
+    They serve to count: Python draws them anew in each process, so nothing may be divided by them.
+    """
+    return hash(_normal(question)) & _64_BITS
+
+
+def _normal(question: str) -> str:
+    return " ".join(question.casefold().split())
 
 
 def held_out(split: Split, rows: int, groups: Sequence[int] | Any) -> Any:
@@ -31,7 +45,7 @@ def held_out(split: Split, rows: int, groups: Sequence[int] | Any) -> Any:
 
 
 def on_both_sides(groups: Sequence[int] | Any, mask: Any) -> int:
-    """Count the held-out rows (`mask`) whose question, by its `group_hash`, is trained on, too."""
+    """Count the held-out rows (`mask`) whose question, by its hash, is trained on, too."""
     hashes = np.asarray(groups, dtype=np.uint64)
     return int(np.isin(hashes[mask], hashes[~mask]).sum())
 

@@ -220,8 +220,10 @@ def _take_account(done: _Tokenized, data: Data, work: _Work) -> None:
     work.characters.add(done.batch.too_long)
     work.kept += len(done.kept)
     work.ids += int(done.lengths[done.kept].sum())
-    seed, kept = data.split.seed, (candidates[index].source for index in done.kept)
-    work.groups.extend(splits.group_hash(row.question, seed) for row in kept)
+    questions = (candidates[index].source.question for index in done.kept)
+    grouped, seed = data.split.method == "group", data.split.seed
+    hash_of = partial(splits.group_hash, seed=seed) if grouped else splits.passing_hash
+    work.groups.extend(map(hash_of, questions))
 
 
 def _refuse_nothing(work: _Work, data: Data) -> None:
