@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from functools import partial
 
 import psutil
 import pytest
 from tests.support import finished_run as made
-from tests.support.qatune_command import qatune
+from tests.support.qatune_command import QATUNE
 from tests.support.waiting import wait_for
 
 from qatune.errors import UnavailableError
@@ -19,6 +20,7 @@ from qatune.evaluation.spreading import spread
 from qatune.store import manifests
 from qatune.store.folder import FolderStore
 
+CORES = len(os.sched_getaffinity(0))
 STOPPED = """
     import os, time
     from qatune import endings
@@ -87,11 +89,28 @@ def test_a_process_that_is_killed_is_no_bug():
         list(spread(kill_me, range(4), rows=1000, at_once=1))
 
 
+def measuring(started):
+    """Tell whether several processes do the command's work; the one that tidies up is none."""
+    assert started.poll() is None, "it has ended without any"
+    commands = []
+    for child in psutil.Process(started.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            commands.append(" ".join(child.cmdline()))
+    return sum("spawn_main" in command for command in commands) >= 2
+
+
+@pytest.mark.skipif(CORES == 1, reason="on one core nothing is spread")
 def test_the_installed_command_spreads(tmp_path):
     store = FolderStore(str(tmp_path))
     rows = made.answered(spreading._WORTH_IT)
     made.answers_only(store, rows)
-    done = qatune("evaluate", "--run", made.RUN, "--store", store.uri)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
+    command, log = [QATUNE, "evaluate", "--run", made.RUN, "--store", store.uri], tmp_path / "log"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("wb") as file, subprocess.Popen(command, stderr=file, env=environment) as started:
+        try:
+            wait_for("processes that measure", 100, partial(measuring, started))
+            assert started.wait(300) == 0, log.read_text()[-2000:]
+        finally:
+            started.kill()
+    assert "Traceback" not in log.read_text()
     assert manifests.load(store, made.RUN, "evaluate")[0].counters["rows"] == len(rows)
