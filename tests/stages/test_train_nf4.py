@@ -44,7 +44,8 @@ def test_a_start_with_less_memory_goes_on_the_same_way(folder, monkeypatch):
         store = MemoryStore()
         fields = {"lora": Lora(r=8), "learning_rate": 1e-3}
         ours = training.recipe(folder, {"quantization": "nf4"}, **fields)
-        train.run(training.prepared(store, ours, eos=1))
+        eos = json.loads((folder / "config.json").read_text())["eos_token_id"]
+        train.run(training.prepared(store, ours, eos=eos))
         lines = store.read(f"runs/{training.RUN}/train/metrics.jsonl").splitlines()
         return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 

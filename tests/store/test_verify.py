@@ -228,7 +228,7 @@ def test_the_command_says_what_it_found_and_fails_with_the_key(finished, tmp_pat
     lines = done.stdout.splitlines()
     assert lines[0].startswith("preprocess: 11 objects, 0.5 MB, 40 rows, 2 rejected: as written")
     assert lines[3].startswith("evaluate: 3 objects, ")
-    assert re.fullmatch(r"run 'mine' is as written: 36 objects, [\d.]+ MB, [\d.]+ MB/s", lines[4])
+    assert re.fullmatch(r"run 'mine' is as written: 37 objects, [\d.]+ MB, [\d.]+ MB/s", lines[4])
     store.delete(LAST)
     done = qatune(*where)
     assert done.returncode == 0
