@@ -103,15 +103,24 @@ def test_debug_shows_the_traceback():
     assert done.stderr.splitlines()[-1].startswith("qatune: recipe 'demmo': no such file")
 
 
+@pytest.fixture
+def _handlers():
+    """Python's own signal handlers, also in a background job, where SIGINT is ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_with_nothing_to_save(monkeypatch, capsys, number, code):
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cli, "_store", lambda *_: os.kill(os.getpid(), number))
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    signal.signal(signal.SIGTERM, before)
     assert ended.value.code == code
     assert "run the same command again" in capsys.readouterr().err
 
@@ -124,20 +133,19 @@ class KilledWhileDestroyed:
         os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_python_drops_is_heeded_all_the_same(monkeypatch, number, code):
     def killed(*_):
         KilledWhileDestroyed(number)
         time.sleep(10)
 
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cli, "_store", killed)
     monkeypatch.setattr(sys, "argv", ["qatune", "run", "demo"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    signal.signal(signal.SIGTERM, before)
     assert ended.value.code == code
 
 
