@@ -38,6 +38,11 @@ def preprocessed(store, run, model, source):
     }
 
 
+def deal(*arguments):
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
 def test_training_rows_exchange_their_answers_and_no_other_row_changes(tmp_path):
     model = tiny_gpt2(tmp_path / "gpt2")
     # The first row is rejected, so that places in the file and among the kept rows differ.
@@ -46,7 +51,8 @@ def test_training_rows_exchange_their_answers_and_no_other_row_changes(tmp_path)
     right = preprocessed(store, "right", model, source)
     dealt = tmp_path / "dealt.csv"
     run = tmp_path / "store" / "runs" / "right"
-    subprocess.run([sys.executable, SCRIPT, source, run, dealt], check=True, timeout=60)
+    done = deal(source, run, dealt)
+    assert (done.returncode, done.stderr) == (0, "")
     wrong = preprocessed(store, "wrong", model, dealt)
     assert wrong["test"] == right["test"]
     questions, answers = zip(*right["train"], strict=True)
@@ -54,3 +60,13 @@ def test_training_rows_exchange_their_answers_and_no_other_row_changes(tmp_path)
     assert others == questions
     assert Counter(given) == Counter(answers)
     assert sum(one == other for one, other in zip(answers, given, strict=True)) <= 5
+    short = written(tmp_path / "short.csv", ROWS[:3])
+    elsewhere = tmp_path / "elsewhere.csv"
+    for arguments, said in (
+        ((source, tmp_path / "store", elsewhere), "holds no training rows; name a folder below"),
+        ((short, run, elsewhere), f"{short}: is not what {run} was made of"),
+    ):
+        refused = deal(*arguments)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert said in refused.stderr
+    assert not elsewhere.exists()
