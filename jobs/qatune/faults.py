@@ -45,12 +45,12 @@ def _describe(
 
 
 def _reason(fault: ErrorDetails) -> str:
-    reason = _PYTHON_TYPE.sub(_yaml_type, fault["msg"].removeprefix("Value error, "))
+    a_list = f"a list, as in [{_short(fault['input'])}]"
+    reason = _PYTHON_TYPE.sub(
+        lambda found: a_list if found[1] == "tuple" else "an object",
+        fault["msg"].removeprefix("Value error, "),
+    )
     return reason[0].lower() + reason[1:]
-
-
-def _yaml_type(found: re.Match[str]) -> str:
-    return "a list, as in [q_proj, v_proj]" if found[0] == "a valid tuple" else "an object"
 
 
 def _field(location: Sequence[int | str], root: Section) -> tuple[str, ...]:

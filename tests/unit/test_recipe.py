@@ -106,8 +106,9 @@ def test_a_wrong_value_is_named_with_what_it_is():
         ("train.lora.bias=all", "'none'"),
         (
             "train.lora.target_modules=q_proj",
-            "input should be 'all-linear' or input should be a list, as in [q_proj, v_proj] (it is",
+            "input should be 'all-linear' or input should be a list, as in ['q_proj'] (it is",
         ),
+        ("train.report_to=wandb", "input should be a list, as in ['wandb'] (it is 'wandb')"),
         ("data.split.test_size=some", "recipe.data.split.test_size: "),
         ("train.lora=4", "recipe.train.lora: input should be an object (it is '4')"),
     ],
